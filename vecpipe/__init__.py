@@ -1,0 +1,32 @@
+"""Embedding transforms as ordinary SQL: fit, compress, store and search vectors inside DuckDB and LanceDB."""
+
+from vecpipe.errors import (
+    CapabilityError,
+    EngineError,
+    FitError,
+    InputError,
+    ModelFormatError,
+    ModelNotFoundError,
+    SpecError,
+    VecpipeError,
+)
+from vecpipe.fitting import fit
+from vecpipe.pipeline import Model, fit_sketch
+from vecpipe.sketch import Sketch
+from vecpipe.version import __version__
+
+__all__ = [
+    "CapabilityError",
+    "EngineError",
+    "FitError",
+    "InputError",
+    "Model",
+    "ModelFormatError",
+    "ModelNotFoundError",
+    "Sketch",
+    "SpecError",
+    "VecpipeError",
+    "__version__",
+    "fit",
+    "fit_sketch",
+]

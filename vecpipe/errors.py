@@ -1,0 +1,35 @@
+"""The errors a user meets. Each says what was found, where, what was expected and the next step."""
+
+from __future__ import annotations
+
+
+class VecpipeError(Exception):
+    """Base of every error that vecpipe raises on purpose."""
+
+
+class SpecError(VecpipeError, ValueError):
+    """A spec, or one of its parameters, cannot be understood or does not fit the vectors."""
+
+
+class InputError(VecpipeError, ValueError):
+    """Rows that no operator accepts: ragged, NaN, infinite, of a wrong width or type."""
+
+
+class FitError(VecpipeError, ValueError):
+    """The rows are valid but do not suffice for this fit, for example none at all."""
+
+
+class ModelFormatError(VecpipeError, ValueError):
+    """Bytes that are not a readable model or sketch."""
+
+
+class ModelNotFoundError(VecpipeError, LookupError):
+    """No model of that name can be seen in the catalog."""
+
+
+class CapabilityError(VecpipeError, TypeError):
+    """The operation does not exist for this model, for example decoding a model without a codec."""
+
+
+class EngineError(VecpipeError, RuntimeError):
+    """A host database refused a statement; the message holds the statement."""

@@ -1,0 +1,162 @@
+"""Fitting from a stream of rows: one pass, several threads, bounded memory."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from vecpipe.arrays import Float64, OnInvalid, Rows, to_rows
+from vecpipe.errors import FitError, InputError
+from vecpipe.kernels import one_blas_thread
+from vecpipe.pipeline import Model, fit_sketch
+from vecpipe.sketch import Sketch
+from vecpipe.sources import Source, open_source, vector_column
+from vecpipe.spec import parse
+
+Progress = Callable[[int, int | None], None]
+
+
+def fit(
+    source: Any,
+    query_or_spec: str,
+    spec: str | None = None,
+    *,
+    column: str | None = None,
+    weight: str | None = None,
+    on_invalid: OnInvalid = "error",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Model:
+    """Fit a spec in one pass over the rows of a source.
+
+    ``fit(con, "SELECT emb FROM docs", "pca(128) | int8")`` for a DuckDB connection,
+    ``fit(table, "pca(128) | int8")`` for everything else that ``open_source`` takes.
+
+    Parameters
+    ----------
+    source
+        A DuckDB connection or relation, Arrow table, reader or dataset, path, Polars frame.
+    query_or_spec, spec
+        Query and spec for a connection; the spec alone otherwise.
+    column
+        Column of the vectors; not needed when only one column holds lists.
+    weight
+        Column of row weights, for example word frequencies.
+    on_invalid
+        What a ragged, NaN or infinite row does: ``"error"`` stops, ``"null"`` leaves it out and counts it.
+    threads
+        Threads that compute; as many as there are processors by default.
+    progress
+        Called with the rows done and, where known, the rows there are.
+
+    Returns
+    -------
+    Model
+        The same whatever the batches, the threads or the order of the rows.
+
+    Raises
+    ------
+    SpecError, InputError, FitError, EngineError
+        As the message says; nothing is changed anywhere.
+
+    Examples
+    --------
+    >>> import numpy as np, pyarrow as pa
+    >>> X = np.random.default_rng(0).standard_normal((1000, 8), dtype=np.float32)
+    >>> table = pa.table({"emb": pa.FixedSizeListArray.from_arrays(X.ravel(), 8)})
+    >>> fit(table, "pca(2)").output_type
+    'FLOAT[2]'
+    """
+    query = None if spec is None else query_or_spec
+    steps = parse(query_or_spec if spec is None else spec)
+    opened = open_source(source, query)
+    sketch = sketch_source(
+        opened, column=column, weight=weight, on_invalid=on_invalid, threads=threads, progress=progress
+    )
+    return fit_sketch(sketch, steps)
+
+
+def sketch_source(
+    source: Source,
+    *,
+    column: str | None = None,
+    weight: str | None = None,
+    on_invalid: OnInvalid = "error",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Sketch:
+    """Return the sketch of a stream of batches; parameters as in ``fit``.
+
+    Raises
+    ------
+    InputError
+        A row that breaks a rule: names column, row and rule.
+    FitError
+        The source has no rows at all.
+    """
+    name = vector_column(source.schema, column)
+    workers = threads or min(os.cpu_count() or 1, 8)
+    sketch: Sketch | None = None
+    slots = threading.Semaphore(2 * workers)
+    pending: list[Future[None]] = []
+    row = 0
+
+    def work(sketch: Sketch, rows: Rows, weights: Float64 | None) -> None:
+        try:
+            sketch.add(rows, weights)
+        finally:
+            slots.release()
+
+    with one_blas_thread(), ThreadPoolExecutor(workers, "vecpipe-fit") as pool:
+        for batch in source.batches:
+            if batch.num_rows == 0:
+                continue
+            dim = None if sketch is None else sketch.dim
+            rows = to_rows(
+                batch.column(name), column=name, dim=dim, on_invalid=on_invalid, first_row=row
+            )
+            if sketch is None:
+                if rows.nulls == len(rows):
+                    row += len(rows)
+                    continue
+                sketch = Sketch(rows.dim)
+                sketch.nulls += row
+            weights = None if weight is None else _weights(batch, weight, row, rows)
+            slots.acquire()
+            pending = [done for done in pending if not _finished(done)]
+            pending.append(pool.submit(work, sketch, rows, weights))
+            row += len(rows)
+            if progress is not None:
+                progress(row, source.rows)
+        for future in pending:
+            future.result()
+    if sketch is None:
+        raise FitError(f"{name}: there are no vectors to fit from ({row} rows, all NULL)")
+    return sketch
+
+
+def _finished(future: Future[None]) -> bool:
+    """Whether a task is over; raises what it raised."""
+    if not future.done():
+        return False
+    future.result()
+    return True
+
+
+def _weights(batch: Any, weight: str, row: int, rows: Rows) -> Float64:
+    if weight not in batch.schema.names:
+        raise InputError(f"no weight column {weight!r}; there are {', '.join(batch.schema.names)}")
+    values = np.asarray(batch.column(weight).to_numpy(zero_copy_only=False))
+    if values.dtype.kind not in "fiu":
+        raise InputError(f"{weight}: weights must be numbers, not {batch.column(weight).type}")
+    weights = values.astype(np.float64)
+    live = np.ones(len(rows), bool) if rows.valid is None else rows.valid
+    bad = np.flatnonzero(live & ~(np.isfinite(weights) & (weights >= 0)))
+    if bad.size:
+        raise InputError(f"{weight}: row {row + int(bad[0])} holds {weights[bad[0]]}; weights are finite and at least 0")
+    return weights

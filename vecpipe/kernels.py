@@ -1,0 +1,146 @@
+"""Matrix products, integer products and BLAS threads: the only module that knows BLAS and SIMD libraries.
+
+float32 products stay with BLAS; integer and bit products go to numkong. Nothing here knows what a product is for.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import numkong
+import numpy as np
+import numpy.typing as npt
+from threadpoolctl import ThreadpoolController
+
+from vecpipe.arrays import Float32, Float64
+
+BLOCK_ROWS = 8_192
+"""Rows in one product of a fit: enough for BLAS to run at full speed, few enough to stay in cache."""
+
+_APPLY_ROWS = 1_024
+
+
+@lru_cache(maxsize=1)
+def _blas() -> Any:
+    return ThreadpoolController().select(user_api="blas")
+
+
+class _BlasGuard:
+    """Counts the threads inside ``one_blas_thread`` so that the first in and the last out switch BLAS."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._depth = 0
+        self._before: list[int] = []
+
+    def enter(self) -> None:
+        with self._lock:
+            self._depth += 1
+            if self._depth == 1:
+                libraries = _blas().lib_controllers
+                self._before = [library.get_num_threads() for library in libraries]
+                for library in libraries:
+                    library.set_num_threads(1)
+
+    def leave(self) -> None:
+        with self._lock:
+            self._depth -= 1
+            if self._depth == 0:
+                for library, count in zip(_blas().lib_controllers, self._before, strict=True):
+                    library.set_num_threads(count)
+
+
+_GUARD = _BlasGuard()
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Hold BLAS at one thread while the caller is one of several threads that compute."""
+    _GUARD.enter()
+    try:
+        yield
+    finally:
+        _GUARD.leave()
+
+
+def affine(
+    X: Float32, matrix: Float64 | Float32, offset: Float64 | Float32, *, stable: bool = False
+) -> Float32:
+    """Return ``X @ matrix + offset`` (or ``X * matrix + offset`` for a 1-D matrix) as float32.
+
+    Parameters
+    ----------
+    X : (n, d) float32
+    matrix : (d,) or (d, k)
+    offset : (k,)
+    stable
+        Sum in float64. A float32 product differs in the last bit with the number of rows it is computed in
+        (BLAS picks other kernels at the edges); rounded from float64 it does not, so that a codec behind it
+        writes the same bytes whatever the batch.
+    """
+    if matrix.ndim == 1:
+        return np.asarray(X * matrix.astype(np.float32) + offset.astype(np.float32), dtype=np.float32)
+    n, k = len(X), matrix.shape[1]
+    out = np.empty((n, k), dtype=np.float32)
+    if stable:
+        wide, shift = matrix.astype(np.float64, copy=False), offset.astype(np.float64, copy=False)
+        for start in range(0, n, _APPLY_ROWS):
+            out[start : start + _APPLY_ROWS] = X[start : start + _APPLY_ROWS].astype(np.float64) @ wide + shift
+        return out
+    np.matmul(X, matrix.astype(np.float32, copy=False), out=out)
+    out += offset.astype(np.float32, copy=False)
+    return out
+
+
+def squared_norms(X: Float32) -> Float32:
+    """Return ``(n,)`` squared Euclidean norms of the rows."""
+    return np.asarray(np.einsum("ij,ij->i", X, X), dtype=np.float32)
+
+
+def integer_products(codes: npt.NDArray[np.int8], queries: npt.NDArray[np.int8]) -> npt.NDArray[np.int32]:
+    """Return ``(m, n) int32`` dot products of ``(n, d) int8`` codes with ``(m, d) int8`` queries."""
+    products = numkong.dots_packed(codes, numkong.dots_pack(np.ascontiguousarray(queries)))
+    return np.asarray(products).T
+
+
+def hamming(codes: npt.NDArray[np.uint8], query: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Return ``(n,)`` counts of differing bits between ``(n, B) uint8`` codes and one ``(B,) uint8`` code."""
+    return np.bitwise_count(np.bitwise_xor(codes, query)).sum(axis=1, dtype=np.int64)
+
+
+class DigitQuery:
+    """A float query as two int8 digits a dimension, for integer products with int8 codes.
+
+    ``w ≈ scale * (high + low / 254)``: two digits keep the error of the query below 1/64,000 of its largest
+    entry, so that the ranking is decided by the codes' error and not by the query's.
+
+    Parameters
+    ----------
+    weights : (m, d) float
+        Queries, already multiplied by whatever scale the codes have per dimension.
+    """
+
+    def __init__(self, weights: Float64) -> None:
+        peak = np.abs(weights).max(axis=1, keepdims=True, initial=0.0)
+        self.scale = np.where(peak > 0, peak / 127.0, 1.0)
+        scaled = weights / self.scale
+        high = np.rint(scaled)
+        low = np.rint((scaled - high) * 254.0)
+        digits = np.concatenate([high, np.clip(low, -127, 127)]).astype(np.int8)
+        self._packed = numkong.dots_pack(np.ascontiguousarray(digits))
+        self.count = len(weights)
+
+    def dot(self, codes: npt.NDArray[np.int8]) -> Float32:
+        """Return ``(m, n) float32`` products with ``(n, d) int8`` codes."""
+        both = np.asarray(numkong.dots_packed(np.ascontiguousarray(codes), self._packed)).T
+        sums = both[: self.count] + both[self.count :] / 254.0
+        return np.asarray(sums * self.scale, dtype=np.float32)
+
+
+def inner_products(Q: Float32, X: Float32) -> Float32:
+    """Return ``(m, n) float32`` inner products of queries with rows."""
+    return np.asarray(Q @ X.T, dtype=np.float32)

@@ -1,0 +1,93 @@
+"""Linear algebra that several operators share: principal axes, Hadamard matrices, random rotations."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from vecpipe.arrays import Float32, Float64
+
+
+def principal_axes(covariance: Float64) -> tuple[Float64, Float64]:
+    """Return eigenvalues ``(d,)``, largest first and none negative, and axes ``(d, d)``, one a column.
+
+    The sign of an axis is fixed by making its entry of largest magnitude positive, so that equal covariances give
+    equal axes.
+    """
+    values, axes = np.linalg.eigh((covariance + covariance.T) / 2)
+    values, axes = np.maximum(values[::-1], 0.0), axes[:, ::-1]
+    peaks = axes[np.abs(axes).argmax(axis=0), np.arange(len(values))]
+    return values, np.asarray(axes * np.where(peaks < 0, -1.0, 1.0))
+
+
+def hadamard_transform(X: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """Return the orthonormal Walsh-Hadamard transform of rows whose width is a power of two.
+
+    Additions in a fixed order only, so a row's result does not depend on the rows beside it.
+    """
+    n, width = X.shape
+    Y = X.copy()
+    step = 1
+    while step < width:
+        pairs = Y.reshape(n, width // (2 * step), 2, step)
+        top, bottom = pairs[:, :, 0].copy(), pairs[:, :, 1]
+        pairs[:, :, 0] += bottom
+        np.subtract(top, bottom, out=pairs[:, :, 1])
+        step *= 2
+    Y *= X.dtype.type(1.0 / np.sqrt(width))
+    return Y
+
+
+def power_of_two(d: int, *, below: bool = False) -> int:
+    """Return the smallest power of two that is at least d (the largest that is at most d with ``below``)."""
+    above = 1 << (d - 1).bit_length()
+    return above // 2 if below and above > d else above
+
+
+def hadamard_matrix(d: int) -> Float64 | None:
+    """Return an orthonormal ``(d, d)`` matrix with entries ±1/sqrt(d), or None where no construction is known here.
+
+    Sylvester's doubling of order 1 or of a Paley matrix of order q + 1 for a prime q = 3 mod 4 (Paley 1933).
+    """
+    core = d
+    while core > 0:
+        base = _paley(core) if core > 2 else np.ones((1, 1)) if core == 1 else None
+        if base is not None:
+            matrix = base
+            while len(matrix) < d:
+                matrix = np.block([[matrix, matrix], [matrix, -matrix]])
+            return matrix / np.sqrt(d)
+        if core % 2:
+            return None
+        core //= 2
+    return None
+
+
+def _paley(order: int) -> Float64 | None:
+    q = order - 1
+    if q % 4 != 3 or any(q % factor == 0 for factor in range(2, int(q**0.5) + 1)):
+        return None
+    residues = np.full(q, -1.0)
+    residues[np.unique(np.arange(1, q, dtype=np.int64) ** 2 % q)] = 1.0
+    residues[0] = 0.0
+    jacobsthal = residues[(np.arange(q)[:, None] - np.arange(q)) % q]
+    skew = np.zeros((order, order))
+    skew[0, 1:], skew[1:, 0] = 1.0, -1.0
+    skew[1:, 1:] = jacobsthal
+    return np.eye(order) + skew
+
+
+def random_generator(seed: int) -> np.random.Generator:
+    """Return the generator that every random part of a fit draws from."""
+    return np.random.Generator(np.random.Philox(seed))
+
+
+def random_rotation(d: int, seed: int) -> Float64:
+    """Return a ``(d, d)`` orthogonal matrix from the uniform (Haar) distribution (Mezzadri 2007)."""
+    q, r = np.linalg.qr(random_generator(seed).standard_normal((d, d)))
+    return np.asarray(q * np.where(np.diagonal(r) < 0, -1.0, 1.0))
+
+
+def rows_f32(array: npt.NDArray[np.floating]) -> Float32:
+    """Return a C-contiguous float32 copy."""
+    return np.ascontiguousarray(array, dtype=np.float32)

@@ -1,0 +1,195 @@
+"""Operators that return fewer dimensions: prefixes, principal components, random projections, Fourier amplitudes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vecpipe.arrays import MAX_DIM, Float32, Float64
+from vecpipe.errors import CapabilityError, ModelFormatError
+from vecpipe.kernels import affine
+from vecpipe.moments import Affine
+from vecpipe.operators.base import FitData, Layout, Operator, State, check_dim, check_matrix, param, register
+from vecpipe.operators.linear import (
+    hadamard_transform,
+    power_of_two,
+    principal_axes,
+    random_generator,
+    rows_f32,
+)
+
+
+@register
+@dataclass(eq=False)
+class Truncate(Operator):
+    """Keep the first k dimensions; meant for embeddings trained that way (Matryoshka)."""
+
+    name = "truncate"
+    family = "reduce"
+    source = "Kusupati et al. 2022"
+    oracle = "NumPy slice"
+    stateless = True
+
+    k: int = param(doc="dimensions kept", minimum=1, maximum=MAX_DIM)
+
+    def output_dim(self, dim: int) -> int:
+        """Return k."""
+        return check_dim(self.name, self.k, dim)
+
+    def affine(self) -> Affine:
+        """Return the selection as a matrix."""
+        return Affine(np.eye(self.dim, self.k), np.zeros(self.k))
+
+    def apply(self, X: Float32, *, stable: bool = False) -> Float32:
+        """Return ``(n, k) float32``."""
+        return np.ascontiguousarray(X[:, : self.k])
+
+    def invert(self, Y: Float32) -> Float32:
+        """Return the rows padded with zeros."""
+        return np.pad(Y, ((0, 0), (0, self.dim - self.k)))
+
+
+@register
+@dataclass(eq=False)
+class PCA(Operator):
+    """Project on the k directions of largest variance.
+
+    ``center=false`` takes the directions of largest second moment and subtracts nothing, so that inner products
+    and cosines of the vectors themselves are what is preserved.
+    """
+
+    name = "pca"
+    family = "reduce"
+    source = "Pearson 1901; Hotelling 1933"
+    oracle = "sklearn.decomposition.PCA"
+
+    k: int = param(doc="components kept", minimum=1, maximum=MAX_DIM)
+    whiten: bool = param(False, doc="scale each component to variance 1")
+    center: bool = param(True, doc="subtract the mean first")
+
+    def output_dim(self, dim: int) -> int:
+        """Return k."""
+        check_matrix(self.name, dim, self.k)
+        return check_dim(self.name, self.k, dim, "components")
+
+    def fit(self, data: FitData) -> State:
+        """Learn mean ``(d,)``, components ``(d, k)`` and the spectrum ``(d,)``."""
+        moments = data.moments
+        mean = moments.mean if self.center else np.zeros(data.dim)
+        second = moments.covariance if self.center else moments.covariance + np.outer(moments.mean, moments.mean)
+        values, axes = principal_axes(second)
+        return {"mean": mean, "components": rows_f32(axes[:, : self.k]), "spectrum": values}
+
+    def layout(self, dim: int) -> Layout:
+        """Return mean, components and spectrum."""
+        return {
+            "mean": (np.float64, (dim,)),
+            "components": (np.float32, (dim, self.k)),
+            "spectrum": (np.float64, (dim,)),
+        }
+
+    def _scale(self) -> Float64:
+        if not self.whiten:
+            return np.ones(self.k)
+        values = self.state["spectrum"][: self.k]
+        live = values > 1e-12 * max(float(values[0]), 0.0)
+        return np.asarray(np.where(live, 1.0 / np.sqrt(np.where(live, values, 1.0)), 0.0))
+
+    def affine(self) -> Affine:
+        """Return ``(x - mean) @ components``, scaled where whitening was asked for."""
+        matrix = self.state["components"].astype(np.float64) * self._scale()
+        return Affine(matrix, -self.state["mean"] @ matrix)
+
+    def invert(self, Y: Float32) -> Float32:
+        """Return the points of the kept subspace."""
+        scale = self._scale()
+        back = np.where(scale > 0, 1.0 / np.where(scale > 0, scale, 1.0), 0.0)[:, None] * self.state["components"].T
+        return affine(Y, back, self.state["mean"])
+
+
+@register
+@dataclass(eq=False)
+class Project(Operator):
+    """Project at random, without looking at the data: distances are kept up to about 1/sqrt(k).
+
+    gaussian, sparse (a third of the entries, Achlioptas) and very_sparse (1/sqrt(d) of them, Li) draw a matrix;
+    hadamard flips signs, mixes by a Walsh-Hadamard transform and samples k outputs. fft keeps the amplitudes of the
+    k lowest frequencies: it throws phases away and is here as a baseline, not as advice.
+    """
+
+    name = "project"
+    family = "reduce"
+    source = "Johnson, Lindenstrauss 1984; Achlioptas 2003; Li, Hastie, Church 2006; Tropp 2011; fft: operators of 2023"
+    oracle = "sklearn.random_projection; numpy.fft.rfft"
+
+    k: int = param(doc="dimensions of the result", minimum=1, maximum=MAX_DIM)
+    kind: str = param(
+        "gaussian", doc="which map", choices=("gaussian", "sparse", "very_sparse", "hadamard", "fft")
+    )
+    seed: int = param(0, doc="of the random matrix", minimum=0, maximum=2**31 - 1)
+
+    def output_dim(self, dim: int) -> int:
+        """Return k."""
+        check_matrix(self.name, dim, self.k)
+        if self.kind == "fft":
+            return check_dim(self.name, self.k, dim // 2 + 1, "frequencies (there are d/2 + 1)")
+        if self.kind == "hadamard":
+            return check_dim(self.name, self.k, power_of_two(dim), "outputs")
+        return self.k
+
+    def fit(self, data: FitData) -> State:
+        """Draw the matrix ``(d, k) float32``, or the signs ``(d,)`` and outputs ``(k,)`` of the hadamard kind."""
+        d, rng = data.dim, random_generator(self.seed)
+        if self.kind == "fft":
+            return {}
+        if self.kind == "hadamard":
+            signs = rng.integers(0, 2, d, dtype=np.int8) * np.int8(2) - np.int8(1)
+            outputs = np.sort(rng.permutation(power_of_two(d))[: self.k]).astype(np.int32)
+            return {"signs": signs, "outputs": outputs}
+        if self.kind == "gaussian":
+            return {"matrix": rows_f32(rng.standard_normal((d, self.k)) / np.sqrt(self.k))}
+        density = 1.0 / 3.0 if self.kind == "sparse" else 1.0 / np.sqrt(d)
+        drawn = rng.random((d, self.k))
+        entries = np.where(drawn < density / 2, -1.0, np.where(drawn < density, 1.0, 0.0))
+        return {"matrix": rows_f32(entries / np.sqrt(density * self.k))}
+
+    def layout(self, dim: int) -> Layout:
+        """Return the matrix, or signs and outputs, or nothing for fft."""
+        if self.kind == "fft":
+            return {}
+        if self.kind == "hadamard":
+            return {"signs": (np.int8, (dim,)), "outputs": (np.int32, (self.k,))}
+        return {"matrix": (np.float32, (dim, self.k))}
+
+    def prepare_state(self) -> None:
+        """Build the matrix of the hadamard kind."""
+        self._matrix: Float64 | None = None
+        if self.kind == "hadamard":
+            outputs, width = self.state["outputs"], power_of_two(self.dim)
+            if outputs.min(initial=0) < 0 or outputs.max(initial=0) >= width or (np.abs(self.state["signs"]) != 1).any():
+                raise ModelFormatError("project: signs or outputs are out of range")
+            check_matrix(self.name, width, self.k)
+            picks = np.zeros((self.k, width))
+            picks[np.arange(self.k), outputs] = 1.0
+            mixed = hadamard_transform(picks)[:, : self.dim] * np.sqrt(width / self.k)
+            self._matrix = np.ascontiguousarray((mixed * self.state["signs"]).T)
+        elif self.kind != "fft":
+            self._matrix = self.state["matrix"].astype(np.float64)
+
+    def affine(self) -> Affine | None:
+        """Return the matrix; fft is not linear."""
+        return None if self._matrix is None else Affine(self._matrix, np.zeros(self.k))
+
+    def apply(self, X: Float32, *, stable: bool = False) -> Float32:
+        """Return ``(n, k) float32``."""
+        if self.kind != "fft":
+            return super().apply(X, stable=stable)
+        spectrum = np.fft.rfft(X.astype(np.float64), axis=1)[:, : self.k]
+        return rows_f32(np.abs(spectrum) / np.sqrt(self.dim))
+
+    def invert(self, Y: Float32) -> Float32:
+        """Return the pseudo-inverse of the projection; fft has lost the phases and refuses."""
+        if self._matrix is None:
+            raise CapabilityError("project(kind=fft) keeps amplitudes only and cannot be undone")
+        return affine(Y, np.linalg.pinv(self._matrix), np.zeros(self.dim))

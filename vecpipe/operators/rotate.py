@@ -1,0 +1,84 @@
+"""Rotations: maps that keep every distance and spread the variance over the dimensions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vecpipe.arrays import Float32
+from vecpipe.errors import ModelFormatError
+from vecpipe.kernels import affine
+from vecpipe.moments import Affine
+from vecpipe.operators.base import FitData, Layout, Operator, State, check_matrix, param, register
+from vecpipe.operators.linear import (
+    hadamard_transform,
+    power_of_two,
+    random_generator,
+    random_rotation,
+    rows_f32,
+)
+
+_ROUNDS = 2
+
+
+@register
+@dataclass(eq=False)
+class Rotate(Operator):
+    """Rotate at random, so that every dimension carries a like share of the variance.
+
+    random draws an orthogonal matrix uniformly. hadamard flips signs and mixes by Walsh-Hadamard transforms of the
+    first and of the last power of two of dimensions, twice over: its model is 2 d bits instead of d^2 numbers.
+    """
+
+    name = "rotate"
+    family = "rotate"
+    source = "Mezzadri 2007; Ailon, Chazelle 2009"
+    oracle = "distances are kept; the matrix times its transpose is the identity"
+    keeps_unit_length = True
+
+    kind: str = param("random", doc="which rotation", choices=("random", "hadamard"))
+    seed: int = param(0, doc="of the random choice", minimum=0, maximum=2**31 - 1)
+
+    def output_dim(self, dim: int) -> int:
+        """Return dim."""
+        check_matrix(self.name, dim, dim)
+        return dim
+
+    def fit(self, data: FitData) -> State:
+        """Draw the matrix ``(d, d) float32``, or the signs ``(4, d) int8`` of the hadamard kind."""
+        if self.kind == "random":
+            return {"matrix": rows_f32(random_rotation(data.dim, self.seed))}
+        bits = random_generator(self.seed).integers(0, 2, (2 * _ROUNDS, data.dim), dtype=np.int8)
+        return {"signs": bits * np.int8(2) - np.int8(1)}
+
+    def layout(self, dim: int) -> Layout:
+        """Return the matrix or the signs."""
+        if self.kind == "random":
+            return {"matrix": (np.float32, (dim, dim))}
+        return {"signs": (np.int8, (2 * _ROUNDS, dim))}
+
+    def prepare_state(self) -> None:
+        """Turn the signs into the matrix they stand for."""
+        if self.kind == "random":
+            self._matrix = self.state["matrix"].astype(np.float64)
+            return
+        signs = self.state["signs"]
+        if (np.abs(signs) != 1).any():
+            raise ModelFormatError("rotate: signs must be 1 or -1")
+        width = power_of_two(self.dim, below=True)
+        matrix = np.eye(self.dim)
+        for turn in range(_ROUNDS):
+            matrix *= signs[2 * turn]
+            matrix[:, :width] = hadamard_transform(np.ascontiguousarray(matrix[:, :width]))
+            matrix *= signs[2 * turn + 1]
+            matrix[:, -width:] = hadamard_transform(np.ascontiguousarray(matrix[:, -width:]))
+        self._matrix = matrix
+
+    def affine(self) -> Affine:
+        """Return the rotation matrix."""
+        return Affine(self._matrix, np.zeros(self.dim))
+
+    def invert(self, Y: Float32) -> Float32:
+        """Rotate back."""
+        return affine(Y, self._matrix.T, np.zeros(self.dim))

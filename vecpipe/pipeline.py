@@ -1,0 +1,423 @@
+"""Models: a spec fitted to vectors, applied to vectors, codes and queries.
+
+A pipeline is the list of operators a spec parses to; ``fit_sketch`` turns it and a sketch into a ``Model``. Nothing
+here knows Arrow columns or an engine: matrices and masks go in, matrices and masks come out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from vecpipe import container, kernels
+from vecpipe.arrays import MAX_DIM, Bytes, Float32, Mask, nonfinite_rows
+from vecpipe.errors import CapabilityError, FitError, InputError, ModelFormatError, SpecError
+from vecpipe.moments import Affine
+from vecpipe.operators import Codec, FitData, Operator
+from vecpipe.sketch import Sketch
+from vecpipe.spec import format_spec, parse
+from vecpipe.version import __version__
+
+Metric = Literal["cosine", "ip", "l2"]
+METRICS: tuple[Metric, ...] = ("cosine", "ip", "l2")
+
+
+@dataclass(frozen=True)
+class FitInfo:
+    """What the fit saw: rows that counted, NULL rows, invalid rows left out, zero vectors."""
+
+    rows: int = 0
+    nulls: int = 0
+    invalid: int = 0
+    zeros: int = 0
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Queries carried through a model once, with whatever scoring needs precomputed.
+
+    Attributes
+    ----------
+    raw : (m, d) float32
+        The queries as they were given.
+    moved : (m, k) float32
+        The queries in the space of the codes; NaN rows where a query has no direction there.
+    """
+
+    raw: Float32
+    moved: Float32
+    prepared: Any
+    metric: Metric
+
+
+class Model:
+    """A fitted pipeline. Immutable; two models with the same ``hash`` do the same.
+
+    Parameters
+    ----------
+    steps
+        Operators, bound to their state, each to the width the one before leaves.
+    dim
+        Width of the input vectors.
+    info
+        What the fit saw.
+    """
+
+    def __init__(self, steps: Sequence[Operator], dim: int, info: FitInfo) -> None:
+        self.steps = tuple(steps)
+        self.dim = dim
+        self.info = info
+        self.spec = format_spec(self.steps)
+        last = self.steps[-1]
+        self.codec: Codec | None = last if isinstance(last, Codec) else None
+        self._moves = self.steps[:-1] if self.codec else self.steps
+        width = dim
+        self.widths = [width]
+        for step in self._moves:
+            width = step.output_dim(width)
+            self.widths.append(width)
+        self.output_dim = width
+        self._chain = _fold(self._moves)
+
+    def __repr__(self) -> str:
+        return f"Model({self.spec!r}, dim={self.dim}, output={self.output_type}, hash={self.hash[:12]})"
+
+    @property
+    def output_type(self) -> str:
+        """``BLOB`` for a model that writes codes, else ``FLOAT[k]``."""
+        return "BLOB" if self.codec else f"FLOAT[{self.output_dim}]"
+
+    @property
+    def bytes_per_vector(self) -> int:
+        """Bytes that one result takes."""
+        return self.codec.code_bytes(self.output_dim) if self.codec else 4 * self.output_dim
+
+    @cached_property
+    def _unit_rows(self) -> bool:
+        unit = False
+        for step in self._moves:
+            unit = step.makes_unit_length or (unit and step.keeps_unit_length)
+        return unit
+
+    # Rows ------------------------------------------------------------------------------------------------
+
+    def transform(
+        self, X: Float32, valid: Mask | None = None, *, stable: bool = False
+    ) -> tuple[Float32, Mask | None]:
+        """Apply the steps (those before the codec, where there is one).
+
+        Parameters
+        ----------
+        X : (n, d) float32
+        valid : (n,) bool or None
+            Rows outside are not looked at and stay outside.
+        stable
+            Make the result independent of the batch to the last bit; costs float64 products.
+
+        Returns
+        -------
+        (n, k) float32 and the rows that have a result
+            A row has none where it has no direction, or where it leaves the range of float32.
+
+        Raises
+        ------
+        InputError
+            The vectors are not of the width the model was fitted on.
+        """
+        if X.shape[1] != self.dim:
+            raise InputError(f"vectors have {X.shape[1]} dimensions, but this model was fitted on {self.dim}")
+        for step in self._chain:
+            if isinstance(step, Affine):
+                X = kernels.affine(X, step.matrix, step.offset, stable=stable)
+            else:
+                X = step.apply(X, stable=stable)
+                if step.undefines:
+                    X, valid = _drop(X, valid)
+        if self._moves:
+            X, valid = _drop(X, valid)
+        return X, valid
+
+    def inverse(self, Y: Float32) -> Float32:
+        """Return the ``(n, d)`` vectors nearest to what the steps map to ``(n, k)``.
+
+        Raises
+        ------
+        CapabilityError
+            A step cannot be undone.
+        """
+        if Y.shape[1] != self.output_dim:
+            raise InputError(f"vectors have {Y.shape[1]} dimensions, but this model returns {self.output_dim}")
+        for step in reversed(self._moves):
+            Y = step.invert(Y)
+        return Y
+
+    def encode(self, X: Float32, valid: Mask | None = None) -> tuple[Bytes, Mask | None]:
+        """Return codes ``(n, B) uint8`` and the rows that have one.
+
+        The code of a vector depends on the model and the vector alone: not on the batch, the threads or the order.
+
+        Raises
+        ------
+        CapabilityError
+            The model has no codec.
+        InputError
+            Wrong width, or a value the codec cannot hold.
+        """
+        codec = self._need_codec("encode")
+        if codec.direction_only:
+            nowhere = ~X.any(axis=1)
+            if nowhere.any():
+                valid = ~nowhere if valid is None else valid & ~nowhere
+        moved, valid = self.transform(X, valid, stable=True)
+        if not len(moved):
+            return np.zeros((0, self.bytes_per_vector), np.uint8), valid
+        return codec.encode(moved), valid
+
+    def decode(self, codes: Bytes) -> Float32:
+        """Return the ``(n, d) float32`` vectors that codes stand for, in the space of the input.
+
+        Raises
+        ------
+        CapabilityError
+            The model has no codec, or a step cannot be undone.
+        """
+        return self.inverse(self._need_codec("decode").decode(codes))
+
+    def _need_codec(self, verb: str) -> Codec:
+        if self.codec is None:
+            raise CapabilityError(
+                f"cannot {verb}: {self.spec!r} returns vectors, not codes; add a codec such as int8 to the spec"
+            )
+        return self.codec
+
+    # Queries ---------------------------------------------------------------------------------------------
+
+    def prepare(self, Q: Float32, metric: Metric = "cosine") -> Queries:
+        """Carry ``(m, d) float32`` queries through the model, once for any number of codes.
+
+        Raises
+        ------
+        InputError
+            Wrong width.
+        """
+        moved, valid = self.transform(Q)
+        if valid is not None:
+            moved = np.where(valid[:, None], moved, np.float32(np.nan))
+        ready = np.nan_to_num(moved)
+        return Queries(Q, moved, self.codec.prepare(ready) if self.codec else ready, metric)
+
+    def score(self, queries: Queries, items: Bytes | Float32) -> Float32:
+        """Return ``(m, n) float32`` scores, larger is closer; NaN where cosine has no answer.
+
+        Parameters
+        ----------
+        queries
+            From ``prepare``; their metric decides: cosine, ip (inner product) or l2 (minus the distance), all in
+            the space of the codes.
+        items : (n, B) uint8 codes, or (n, k) float32 transformed vectors for a model without codec
+        """
+        if self.codec is None:
+            vectors = np.asarray(items, dtype=np.float32)
+            return exact_scores(queries.moved, vectors, queries.metric)
+        codes = np.asarray(items, dtype=np.uint8)
+        products = self.codec.score(queries.prepared, codes)
+        products[np.isnan(queries.moved).any(axis=1)] = np.nan
+        if queries.metric == "ip":
+            return products
+        lengths = kernels.squared_norms(queries.moved)[:, None]
+        if queries.metric == "cosine" and self._unit_rows:
+            return _over(products, np.sqrt(lengths))
+        norms = self.codec.squared_norms(codes)
+        if queries.metric == "l2":
+            return -np.sqrt(np.maximum(lengths - 2 * products + norms, 0))
+        norms = np.where(norms > self.codec.noise, norms, np.float32(0))
+        return _over(products, np.sqrt(lengths) * np.sqrt(norms))
+
+    # Bytes -----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _bytes(self) -> bytes:
+        record = {
+            "spec": self.spec,
+            "dim": self.dim,
+            "output": self.output_type,
+            "bytes": self.bytes_per_vector,
+            "rows": self.info.rows,
+            "nulls": self.info.nulls,
+            "invalid": self.info.invalid,
+            "zeros": self.info.zeros,
+            "library": __version__,
+        }
+        arrays = {
+            f"{position}.{name}": array
+            for position, step in enumerate(self.steps)
+            for name, array in step.state.items()
+        }
+        return container.write("model", record, arrays)
+
+    def to_bytes(self) -> bytes:
+        """Return the model as bytes (safetensors): the BLOB of the catalog and the file of an export."""
+        return self._bytes
+
+    @cached_property
+    def hash(self) -> str:
+        """Content hash, 64 hexadecimal digits."""
+        return container.content_hash(self._bytes)
+
+    @staticmethod
+    def from_bytes(data: bytes) -> Model:
+        """Read a model.
+
+        Raises
+        ------
+        ModelFormatError
+            The bytes are not a readable model; the message says why.
+        """
+        record, arrays = container.read("model", data)
+        dim = container.integer(record, "dim", 1, MAX_DIM)
+        try:
+            steps = parse(container.text(record, "spec"))
+            states: list[dict[str, npt.NDArray[Any]]] = [{} for _ in steps]
+            for key, array in arrays.items():
+                position, _, name = key.partition(".")
+                if not position.isdigit() or len(position) > 3 or int(position) >= len(steps):
+                    raise ModelFormatError(f"model: array {key!r} belongs to no step")
+                states[int(position)][name] = array
+            bound, width = [], dim
+            for step, state in zip(steps, states, strict=True):
+                bound.append(step.bind(width, state))
+                width = step.output_dim(width)
+        except SpecError as error:
+            raise ModelFormatError(f"model: {error}") from error
+        counts = {name: container.integer(record, name, 0) for name in ("rows", "nulls", "invalid", "zeros")}
+        model = Model(bound, dim, FitInfo(**counts))
+        model.__dict__["_bytes"] = bytes(data)
+        return model
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the model is, as plain values: spec, shapes, bytes, what the fit saw, variance kept."""
+        about: dict[str, Any] = {
+            "spec": self.spec,
+            "hash": self.hash,
+            "input_dim": self.dim,
+            "output_type": self.output_type,
+            "bytes_per_vector": self.bytes_per_vector,
+            "ratio": round(4 * self.dim / self.bytes_per_vector, 2),
+            "fitted_rows": self.info.rows,
+            "null_rows": self.info.nulls,
+            "invalid_rows": self.info.invalid,
+            "zero_rows": self.info.zeros,
+            "model_bytes": len(self.to_bytes()),
+        }
+        for step in self.steps:
+            spectrum = step.state.get("spectrum")
+            if spectrum is not None and step.name == "pca":
+                total = float(spectrum.sum())
+                kept = float(spectrum[: step.output_dim(step.dim)].sum())
+                about["variance_kept"] = round(kept / total, 6) if total > 0 else 1.0
+        return about
+
+
+def exact_scores(Q: Float32, X: Float32, metric: Metric) -> Float32:
+    """Return ``(m, n) float32`` scores of float vectors, larger is closer; NaN where cosine has no answer."""
+    products = kernels.inner_products(Q, X)
+    if metric == "ip":
+        return products
+    lengths, norms = kernels.squared_norms(Q)[:, None], kernels.squared_norms(X)
+    if metric == "l2":
+        return -np.sqrt(np.maximum(lengths - 2 * products + norms, 0))
+    return _over(products, np.sqrt(lengths) * np.sqrt(norms))
+
+
+def _over(products: Float32, lengths: Float32) -> Float32:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(products / np.where(lengths > 0, lengths, np.float32(np.nan)), dtype=np.float32)
+
+
+def _drop(X: Float32, valid: Mask | None) -> tuple[Float32, Mask | None]:
+    """Turn rows without a finite result into rows that do not count, holding zeros."""
+    lost = nonfinite_rows(X)
+    if lost.size:
+        valid = np.ones(len(X), dtype=bool) if valid is None else valid.copy()
+        valid[lost] = False
+        X = X.copy()
+        X[lost] = 0
+    return X, valid
+
+
+def _fold(steps: Sequence[Operator]) -> list[Operator | Affine]:
+    """Fold neighbouring affine steps into one product wherever a product is needed anyway."""
+    chain: list[Operator | Affine] = []
+    group: list[Operator] = []
+
+    def close() -> None:
+        maps = [(step, step.affine()) for step in group]
+        if any(found is not None and not found.diagonal and step.name != "truncate" for step, found in maps):
+            whole: Affine | None = None
+            for _, found in maps:
+                assert found is not None
+                whole = found if whole is None else whole.then(found)
+            assert whole is not None
+            chain.append(whole)
+        else:
+            chain.extend(group)
+        group.clear()
+
+    for step in steps:
+        if step.affine() is None:
+            close()
+            chain.append(step)
+        else:
+            group.append(step)
+    close()
+    return chain
+
+
+def fit_sketch(sketch: Sketch, spec: str | Sequence[Operator]) -> Model:
+    """Fit a spec from a sketch.
+
+    Leading affine steps are fitted from the exact moments, carried through each step analytically; from the first
+    step that is not affine, from the sample carried through the steps before it.
+
+    Raises
+    ------
+    SpecError
+        The spec is wrong, or does not fit the width of the vectors.
+    FitError
+        There are no rows, or they do not suffice for a step.
+    """
+    steps = parse(spec) if isinstance(spec, str) else list(spec)
+    if sketch.count == 0:
+        raise FitError(
+            f"no rows to fit {format_spec(steps)!r} from ({sketch.nulls} NULL, {sketch.invalid} invalid rows)"
+        )
+    width = sketch.dim
+    for step in steps:
+        width = step.output_dim(width)
+    moments = sketch.moments()
+    if moments.weight <= 0.0:
+        raise FitError("all weights are zero, there is nothing to fit")
+
+    def sample() -> tuple[Float32, npt.NDArray[np.float64]]:
+        kept = sketch.sample()
+        return kept.rows, kept.weights
+
+    data = FitData(sketch.dim, sketch.count, sample, moments)
+    bound: list[Operator] = []
+    for step in steps:
+        ready = step.bind(data.dim, step.fit(data))
+        bound.append(ready)
+        if not isinstance(ready, Codec):
+            data = data.after(ready)
+    info = FitInfo(sketch.count, sketch.nulls, sketch.invalid, sketch.zeros)
+    return Model(bound, sketch.dim, info)
+
+
+def peek(data: bytes) -> dict[str, Any]:
+    """Return the record of a model's bytes without reading its arrays or checking its hash."""
+    return container.record(data)

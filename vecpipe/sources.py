@@ -1,0 +1,136 @@
+"""Where rows come from: DuckDB queries, Arrow data of any kind, Parquet and Arrow IPC files, Polars frames.
+
+Each becomes a stream of Arrow record batches; nothing here looks at the vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from vecpipe.errors import EngineError, InputError
+
+BATCH_ROWS = 8_192
+ARROW_SUFFIXES = (".arrow", ".ipc", ".feather")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A stream of record batches.
+
+    Attributes
+    ----------
+    schema : pyarrow.Schema
+    rows : int or None
+        How many rows will come, where that is known beforehand.
+    """
+
+    schema: Any
+    batches: Iterator[Any]
+    rows: int | None = None
+
+
+def open_source(source: Any, query: str | None = None, *, batch_rows: int = BATCH_ROWS) -> Source:
+    """Open anything that holds rows.
+
+    Parameters
+    ----------
+    source
+        A DuckDB connection (with ``query``) or relation; an Arrow table, batch, reader or dataset; a path of a
+        Parquet or Arrow IPC file, or of a folder or pattern of Parquet files; a Polars frame; anything with
+        ``__arrow_c_stream__``.
+    query
+        SQL, for a connection.
+    batch_rows
+        Rows in a batch, where the source lets us choose.
+
+    Raises
+    ------
+    InputError
+        The source is of none of these kinds, or cannot be read.
+    EngineError
+        DuckDB refused the query; the message holds it.
+    """
+    if isinstance(source, duckdb.DuckDBPyConnection):
+        if query is None:
+            raise InputError("a connection needs a query, for example 'SELECT emb FROM docs'")
+        try:
+            return _reader(source.sql(query).to_arrow_reader(batch_rows))
+        except (duckdb.Error, AttributeError) as error:
+            raise EngineError(f"{error}\nin: {query}") from error
+    if isinstance(source, duckdb.DuckDBPyRelation):
+        return _reader(source.to_arrow_reader(batch_rows))
+    if isinstance(source, str | Path):
+        return _file(Path(source), batch_rows)
+    if isinstance(source, pa.Table):
+        return Source(source.schema, iter(source.to_batches(max_chunksize=batch_rows)), source.num_rows)
+    if isinstance(source, pa.RecordBatch):
+        return open_source(pa.Table.from_batches([source]), batch_rows=batch_rows)
+    if isinstance(source, ds.Dataset):
+        batches = source.to_batches(batch_size=batch_rows)
+        return Source(source.schema, iter(batches), source.count_rows())
+    if hasattr(source, "collect_schema") and hasattr(source, "collect"):
+        source = source.collect()
+    if hasattr(source, "__arrow_c_stream__"):
+        return _reader(pa.RecordBatchReader.from_stream(source))
+    raise InputError(
+        f"cannot read rows from {type(source).__name__}; give a DuckDB connection and a query, a relation, "
+        "an Arrow table, reader or dataset, a Parquet or Arrow file, or a Polars frame"
+    )
+
+
+def _reader(reader: Any) -> Source:
+    return Source(reader.schema, iter(reader))
+
+
+def _file(path: Path, batch_rows: int) -> Source:
+    try:
+        if path.suffix in ARROW_SUFFIXES:
+            with pa.memory_map(str(path)) as file:
+                reader = pa.ipc.open_file(file)
+                batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
+                return Source(reader.schema, batches)
+        if path.is_file():
+            parquet = pq.ParquetFile(path)
+            return Source(parquet.schema_arrow, parquet.iter_batches(batch_rows), parquet.metadata.num_rows)
+        if path.is_dir():
+            return open_source(ds.dataset(path, format="parquet"), batch_rows=batch_rows)
+        matches = sorted(path.parent.glob(path.name)) if any(c in path.name for c in "*?[") else []
+        if matches:
+            return open_source(ds.dataset(matches, format="parquet"), batch_rows=batch_rows)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path}: cannot be read as Parquet or Arrow IPC ({error})") from error
+    raise InputError(f"{path}: no such file")
+
+
+def vector_column(schema: Any, column: str | None) -> str:
+    """Return the name of the column that holds the vectors: the one named, or the only one of a list type.
+
+    Raises
+    ------
+    InputError
+        There is no such column, or none, or several of them to choose from.
+    """
+    names = list(schema.names)
+    if column is not None:
+        if column not in names:
+            raise InputError(f"no column {column!r}; there are {', '.join(names)}")
+        return column
+    lists = [
+        field.name
+        for field in schema
+        if pa.types.is_list(field.type)
+        or pa.types.is_large_list(field.type)
+        or pa.types.is_fixed_size_list(field.type)
+    ]
+    if len(lists) != 1:
+        found = f"{len(lists)} columns hold lists ({', '.join(lists)})" if lists else "no column holds lists"
+        raise InputError(f"cannot tell which column holds the vectors: {found}; name it with column=")
+    return lists[0]
