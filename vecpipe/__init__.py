@@ -1,5 +1,6 @@
 """Embedding transforms as ordinary SQL: fit, compress, store and search vectors inside DuckDB and LanceDB."""
 
+from vecpipe.engines.duckdb import connect, load_model, register, save_model
 from vecpipe.errors import (
     CapabilityError,
     EngineError,
@@ -27,6 +28,10 @@ __all__ = [
     "SpecError",
     "VecpipeError",
     "__version__",
+    "connect",
     "fit",
     "fit_sketch",
+    "load_model",
+    "register",
+    "save_model",
 ]

@@ -245,7 +245,7 @@ def _finish(
         rule = "NaN" if np.isnan(values[row]).any() else "an infinite value (or one beyond float32)"
         raise InputError(
             f"{column}: row {first_row + row} holds {rule}; every element must be finite. "
-            "Remove such rows, or pass on_invalid := 'null' to turn them to NULL"
+            "vec_is_valid(v) finds such rows; where on_invalid is offered, 'null' turns them to NULL"
         )
     valid = np.ones(len(values), dtype=bool) if valid is None else valid.copy()
     valid[bad] = False

@@ -21,6 +21,7 @@ from vecpipe.errors import ModelFormatError
 
 FORMAT_VERSION = 1
 _KEY = "vecpipe"
+_deserialize: Any = safetensors.deserialize
 _HEADER_LIMIT = 16 << 20
 
 Arrays = dict[str, npt.NDArray[Any]]
@@ -79,7 +80,7 @@ def read(kind: str, data: bytes) -> tuple[dict[str, Any], Arrays]:
             f"{kind}: format version {head.get('format')!r}, but this vecpipe reads {FORMAT_VERSION}; upgrade vecpipe"
         )
     try:
-        entries = safetensors.deserialize(data)
+        entries: list[tuple[str, Any]] = _deserialize(data)
         arrays = {name: _array(entry) for name, entry in entries}
     except ModelFormatError:
         raise

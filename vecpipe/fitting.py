@@ -117,9 +117,7 @@ def sketch_source(
             if batch.num_rows == 0:
                 continue
             dim = None if sketch is None else sketch.dim
-            rows = to_rows(
-                batch.column(name), column=name, dim=dim, on_invalid=on_invalid, first_row=row
-            )
+            rows = to_rows(batch.column(name), column=name, dim=dim, on_invalid=on_invalid, first_row=row)
             if sketch is None:
                 if rows.nulls == len(rows):
                     row += len(rows)
@@ -158,5 +156,7 @@ def _weights(batch: Any, weight: str, row: int, rows: Rows) -> Float64:
     live = np.ones(len(rows), bool) if rows.valid is None else rows.valid
     bad = np.flatnonzero(live & ~(np.isfinite(weights) & (weights >= 0)))
     if bad.size:
-        raise InputError(f"{weight}: row {row + int(bad[0])} holds {weights[bad[0]]}; weights are finite and at least 0")
+        raise InputError(
+            f"{weight}: row {row + int(bad[0])} holds {weights[bad[0]]}; weights are finite and at least 0"
+        )
     return weights

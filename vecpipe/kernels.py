@@ -67,9 +67,7 @@ def one_blas_thread() -> Iterator[None]:
         _GUARD.leave()
 
 
-def affine(
-    X: Float32, matrix: Float64 | Float32, offset: Float64 | Float32, *, stable: bool = False
-) -> Float32:
+def affine(X: Float32, matrix: Float64 | Float32, offset: Float64 | Float32, *, stable: bool = False) -> Float32:
     """Return ``X @ matrix + offset`` (or ``X * matrix + offset`` for a 1-D matrix) as float32.
 
     Parameters
@@ -109,7 +107,7 @@ def integer_products(codes: npt.NDArray[np.int8], queries: npt.NDArray[np.int8])
 
 def hamming(codes: npt.NDArray[np.uint8], query: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     """Return ``(n,)`` counts of differing bits between ``(n, B) uint8`` codes and one ``(B,) uint8`` code."""
-    return np.bitwise_count(np.bitwise_xor(codes, query)).sum(axis=1, dtype=np.int64)
+    return np.asarray(np.bitwise_count(np.bitwise_xor(codes, query)).sum(axis=1, dtype=np.int64))
 
 
 class DigitQuery:

@@ -165,12 +165,11 @@ class Moments:
         return Moments(self.weight, self.weight_squared, mean, scatter, third, fourth)
 
 
-def _centred_moments(
-    centred: Float32 | Float64, weights: Float64, total: float, mean: Float64
-) -> Moments:
+def _centred_moments(centred: Float32 | Float64, weights: Float64, total: float, mean: Float64) -> Moments:
     norms = np.einsum("ij,ij->i", centred, centred).astype(np.float64)
-    root = np.sqrt(weights).astype(centred.dtype)
-    scaled = centred if (weights == 1.0).all() else centred * root[:, None]
+    scaled: Float32 | Float64 = centred
+    if not (weights == 1.0).all():
+        scaled = np.asarray(centred * np.sqrt(weights)[:, None], dtype=centred.dtype)
     scatter = (scaled.T @ scaled).astype(np.float64)
     pull = weights * norms
     third = (pull.astype(centred.dtype) @ centred).astype(np.float64)

@@ -106,9 +106,7 @@ class Model:
 
     # Rows ------------------------------------------------------------------------------------------------
 
-    def transform(
-        self, X: Float32, valid: Mask | None = None, *, stable: bool = False
-    ) -> tuple[Float32, Mask | None]:
+    def transform(self, X: Float32, valid: Mask | None = None, *, stable: bool = False) -> tuple[Float32, Mask | None]:
         """Apply the steps (those before the codec, where there is one).
 
         Parameters
@@ -170,7 +168,7 @@ class Model:
         """
         codec = self._need_codec("encode")
         if codec.direction_only:
-            nowhere = ~X.any(axis=1)
+            nowhere: Mask = np.asarray(~X.any(axis=1))
             if nowhere.any():
                 valid = ~nowhere if valid is None else valid & ~nowhere
         moved, valid = self.transform(X, valid, stable=True)
@@ -234,7 +232,7 @@ class Model:
             return _over(products, np.sqrt(lengths))
         norms = self.codec.squared_norms(codes)
         if queries.metric == "l2":
-            return -np.sqrt(np.maximum(lengths - 2 * products + norms, 0))
+            return _minus_distance(lengths, products, norms)
         norms = np.where(norms > self.codec.noise, norms, np.float32(0))
         return _over(products, np.sqrt(lengths) * np.sqrt(norms))
 
@@ -330,8 +328,12 @@ def exact_scores(Q: Float32, X: Float32, metric: Metric) -> Float32:
         return products
     lengths, norms = kernels.squared_norms(Q)[:, None], kernels.squared_norms(X)
     if metric == "l2":
-        return -np.sqrt(np.maximum(lengths - 2 * products + norms, 0))
+        return _minus_distance(lengths, products, norms)
     return _over(products, np.sqrt(lengths) * np.sqrt(norms))
+
+
+def _minus_distance(lengths: Float32, products: Float32, norms: Float32) -> Float32:
+    return np.asarray(-np.sqrt(np.maximum(lengths - 2 * products + norms, 0)), dtype=np.float32)
 
 
 def _over(products: Float32, lengths: Float32) -> Float32:

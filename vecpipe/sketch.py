@@ -366,9 +366,7 @@ class Sketch:
         sketch._kept.add(arrays["rows"], arrays["hashes"], arrays["counts"], arrays["weights"])
         if "scatter" in arrays:
             weight, squared, fourth = (float(value) for value in arrays["sums"])
-            sketch._moments = Moments(
-                weight, squared, arrays["mean"], arrays["scatter"], arrays["third"], fourth
-            )
+            sketch._moments = Moments(weight, squared, arrays["mean"], arrays["scatter"], arrays["third"], fourth)
             sketch._kept.restore_limit()
         return sketch
 

@@ -126,11 +126,9 @@ def vector_column(schema: Any, column: str | None) -> str:
     lists = [
         field.name
         for field in schema
-        if pa.types.is_list(field.type)
-        or pa.types.is_large_list(field.type)
-        or pa.types.is_fixed_size_list(field.type)
+        if pa.types.is_list(field.type) or pa.types.is_large_list(field.type) or pa.types.is_fixed_size_list(field.type)
     ]
     if len(lists) != 1:
         found = f"{len(lists)} columns hold lists ({', '.join(lists)})" if lists else "no column holds lists"
         raise InputError(f"cannot tell which column holds the vectors: {found}; name it with column=")
-    return lists[0]
+    return str(lists[0])

@@ -6,6 +6,7 @@ A spec is operators joined by ``|``; parameters stand in brackets, by position o
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -47,7 +48,7 @@ def parse(spec: str) -> list[Operator]:
     if len(parts) > MAX_STEPS:
         raise SpecError(f"a spec has at most {MAX_STEPS} steps, this one has {len(parts)}")
     steps = [_step(part, spec) for part in parts]
-    for step, after in zip(steps, steps[1:], strict=False):
+    for step, after in itertools.pairwise(steps):
         if isinstance(step, Codec):
             raise SpecError(f"{step.name} writes codes and must be the last step, but {after.name} follows it")
     return steps

@@ -368,7 +368,9 @@ def parameters(cls: type[Operator]) -> tuple[Parameter, ...]:
     return _parameters(cls)
 
 
-def _cached(function: Callable[[type[Operator]], tuple[Parameter, ...]]) -> Callable[..., tuple[Parameter, ...]]:
+def _cached(
+    function: Callable[[type[Operator]], tuple[Parameter, ...]],
+) -> Callable[..., tuple[Parameter, ...]]:
     memory: dict[type[Operator], tuple[Parameter, ...]] = {}
 
     def remembered(cls: type[Operator]) -> tuple[Parameter, ...]:
@@ -390,9 +392,7 @@ def _parameters(cls: type[Operator]) -> tuple[Parameter, ...]:
         kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
         meta = item.metadata
         found.append(
-            Parameter(
-                item.name, kinds, item.default, meta["doc"], meta["minimum"], meta["maximum"], meta["choices"]
-            )
+            Parameter(item.name, kinds, item.default, meta["doc"], meta["minimum"], meta["maximum"], meta["choices"])
         )
     return tuple(found)
 

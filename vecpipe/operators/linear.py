@@ -56,7 +56,7 @@ def hadamard_matrix(d: int) -> Float64 | None:
             matrix = base
             while len(matrix) < d:
                 matrix = np.block([[matrix, matrix], [matrix, -matrix]])
-            return matrix / np.sqrt(d)
+            return np.asarray(matrix / np.sqrt(d))
         if core % 2:
             return None
         core //= 2

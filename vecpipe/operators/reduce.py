@@ -124,9 +124,7 @@ class Project(Operator):
     oracle = "sklearn.random_projection; numpy.fft.rfft"
 
     k: int = param(doc="dimensions of the result", minimum=1, maximum=MAX_DIM)
-    kind: str = param(
-        "gaussian", doc="which map", choices=("gaussian", "sparse", "very_sparse", "hadamard", "fft")
-    )
+    kind: str = param("gaussian", doc="which map", choices=("gaussian", "sparse", "very_sparse", "hadamard", "fft"))
     seed: int = param(0, doc="of the random matrix", minimum=0, maximum=2**31 - 1)
 
     def output_dim(self, dim: int) -> int:
@@ -167,7 +165,11 @@ class Project(Operator):
         self._matrix: Float64 | None = None
         if self.kind == "hadamard":
             outputs, width = self.state["outputs"], power_of_two(self.dim)
-            if outputs.min(initial=0) < 0 or outputs.max(initial=0) >= width or (np.abs(self.state["signs"]) != 1).any():
+            if (
+                outputs.min(initial=0) < 0
+                or outputs.max(initial=0) >= width
+                or (np.abs(self.state["signs"]) != 1).any()
+            ):
                 raise ModelFormatError("project: signs or outputs are out of range")
             check_matrix(self.name, width, self.k)
             picks = np.zeros((self.k, width))

@@ -144,8 +144,7 @@ class Whiten(Operator):
         if self.kind == "cholesky":
             if values[-1] <= self.eps * values[0]:
                 raise FitError(
-                    "whiten: the covariance is singular, cholesky needs full rank; "
-                    "use shrink=ledoit_wolf, or kind=pca"
+                    "whiten: the covariance is singular, cholesky needs full rank; use shrink=ledoit_wolf, or kind=pca"
                 )
             lower = np.linalg.cholesky(np.linalg.inv(covariance))
             return lower, np.linalg.inv(lower)

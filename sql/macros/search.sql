@@ -1,0 +1,37 @@
+-- Retrieval over a column of codes or of vectors.
+
+-- A short handle for a query carried through a model; NULL as the model for searching raw vectors.
+-- The model must be committed: the handle is made while the statement is planned.
+CREATE OR REPLACE MACRO vec_query(model, q, metric := 'cosine') AS
+    _vec_query(model, q, metric);
+
+-- Score of a code (or of a transformed vector, for a model without codec) for a query handle; larger is closer.
+CREATE OR REPLACE MACRO vec_score(code, query) AS
+    _vec_score(code, query);
+
+-- Score of a raw vector for a query handle, in the space of the raw vectors; larger is closer.
+CREATE OR REPLACE MACRO vec_exact(v, query) AS
+    _vec_exact(v, query);
+
+-- The k rows of a table (or view, or CTE) nearest to q, with their score.
+--   code    column of codes, scored through the model
+--   rerank  column of raw vectors: the k * oversample best by code are scored again, exactly
+-- With rerank alone the search is exact. Rows without a score (NULL, no direction) are never returned.
+CREATE OR REPLACE MACRO vec_search(
+    source, q, model := NULL, code := NULL, rerank := NULL, k := 10, oversample := 4, metric := 'cosine'
+) AS TABLE
+    SELECT * EXCLUDE (_vec_coarse),
+           CASE WHEN rerank IS NULL OR code IS NULL THEN _vec_coarse
+                ELSE _vec_exact(COLUMNS(lambda c: c = coalesce(rerank, code)), _vec_query(model, q, metric))
+           END AS score
+    FROM (
+        SELECT *,
+               _vec_score(COLUMNS(lambda c: c = coalesce(code, rerank)),
+                          _vec_query(CASE WHEN code IS NULL THEN NULL ELSE model END, q, metric)) AS _vec_coarse
+        FROM query_table(source)
+        ORDER BY _vec_coarse DESC NULLS LAST
+        LIMIT CASE WHEN rerank IS NULL OR code IS NULL THEN k ELSE k * oversample END
+    )
+    WHERE _vec_coarse IS NOT NULL
+    ORDER BY score DESC NULLS LAST
+    LIMIT k;

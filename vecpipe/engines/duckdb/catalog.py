@@ -1,0 +1,63 @@
+"""The catalog of models in a DuckDB database: table ``vecpipe.models``, one row a version of a name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import duckdb
+
+from vecpipe.engines.duckdb import handles
+from vecpipe.errors import EngineError, ModelNotFoundError
+from vecpipe.pipeline import Model
+
+_NEWEST = "SELECT model FROM vecpipe.models WHERE name = $1 ORDER BY version DESC LIMIT 1"
+_INSERT = "INSERT INTO vecpipe.models (name, model) VALUES ($1, $2) RETURNING version"
+_NAMES = "SELECT DISTINCT name FROM vecpipe.models ORDER BY name"
+
+
+def save_model(con: duckdb.DuckDBPyConnection, name: str, model: Model) -> int:
+    """Store a model under a name and return its version; within the connection's transaction, if there is one.
+
+    Raises
+    ------
+    EngineError
+        The database refused, for example because it is read-only.
+    """
+    row = run(con, _INSERT, [name, model.to_bytes()]).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def load_model(con: duckdb.DuckDBPyConnection, name: str) -> Model:
+    """Return the newest model of a name.
+
+    Raises
+    ------
+    ModelNotFoundError
+        There is none that the connection can see; the message lists the names there are.
+    """
+    row = run(con, _NEWEST, [name]).fetchone()
+    if row is None:
+        names = model_names(con)
+        there = f"there are: {', '.join(names[:20])}" if names else "vecpipe.models is empty"
+        raise ModelNotFoundError(f"no model is named {name!r}; {there}")
+    return handles.load_model(row[0])
+
+
+def model_names(con: duckdb.DuckDBPyConnection) -> list[str]:
+    """Return the names in the catalog, sorted."""
+    return [name for (name,) in run(con, _NAMES).fetchall()]
+
+
+def run(con: duckdb.DuckDBPyConnection, sql: str, parameters: list[Any] | None = None) -> Any:
+    """Execute a statement; what the database refuses becomes an ``EngineError`` that holds the statement."""
+    try:
+        return con.execute(sql, parameters) if parameters is not None else con.execute(sql)
+    except duckdb.CatalogException as error:
+        if "models" in str(error):
+            raise EngineError(
+                f"{error}\nin: {sql}\nCall vecpipe.register(con) first: it creates the catalog"
+            ) from error
+        raise EngineError(f"{error}\nin: {sql}") from error
+    except duckdb.Error as error:
+        raise EngineError(f"{error}\nin: {sql}") from error

@@ -1,0 +1,227 @@
+"""Bringing vecpipe into a DuckDB connection: functions once for each database, catalog and macros where missing.
+
+DuckDB calls a registered Python function through a bare pointer and does not keep it alive: every callable
+registered here is kept for the life of the process. No connection is kept, so closing the last one still releases
+the file.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+from duckdb.func import FunctionNullHandling, PythonUDFType
+
+from vecpipe.arrays import to_rows
+from vecpipe.engines.duckdb import catalog, functions, handles, macros
+from vecpipe.errors import EngineError, InputError, SpecError
+from vecpipe.fitting import fit
+from vecpipe.pipeline import Model
+
+_FIT_RETURNS = "STRUCT(name VARCHAR, version BIGINT, spec VARCHAR, fitted_rows BIGINT, bytes_per_vector BIGINT)"
+_KEPT: list[Callable[..., Any]] = []
+_LIVE: dict[int, list[weakref.ref[duckdb.DuckDBPyConnection]]] = {}
+_LOCK = threading.RLock()
+_TOKENS = itertools.count(1)
+
+
+def connect(database: str | Path = ":memory:", **options: Any) -> duckdb.DuckDBPyConnection:
+    """Open a DuckDB database with vecpipe registered; options go to ``duckdb.connect``.
+
+    Raises
+    ------
+    EngineError
+        DuckDB cannot open the database.
+    """
+    try:
+        con = duckdb.connect(str(database), **options)
+    except duckdb.Error as error:
+        raise EngineError(f"{error}\nin: opening {database}") from error
+    return register(con)
+
+
+def register(con: duckdb.DuckDBPyConnection, *, persist: bool | None = None) -> duckdb.DuckDBPyConnection:
+    """Give a connection's database the ``vec_*`` functions, the catalog and the search macros.
+
+    Functions last as long as the database is open and serve all its connections. Catalog and macros are stored in
+    the database; calling this again brings macros of another version up to date.
+
+    Parameters
+    ----------
+    con
+        Any open connection; a running result of it is not disturbed.
+    persist
+        False leaves nothing in the database: macros are temporary, known to this connection alone, and there is no
+        catalog unless it exists already. By default a database that cannot be written gets that.
+
+    Returns
+    -------
+    DuckDBPyConnection
+        The same connection.
+
+    Raises
+    ------
+    EngineError
+        DuckDB refused a statement.
+    """
+    with _LOCK:
+        cursor = con.cursor()
+        try:
+            token = _register_functions(cursor)
+            _LIVE[token] = [ref for ref in _LIVE.get(token, []) if ref() is not None] + [weakref.ref(con)]
+            if persist is None:
+                persist = not _read_only(cursor)
+            if persist:
+                catalog.run(cursor, macros.catalog_sql())
+                if _macro_version(cursor) != macros.version_text():
+                    catalog.run(cursor, macros.macro_sql())
+            elif _macro_version(cursor) != macros.version_text():
+                catalog.run(con, macros.temporary(macros.macro_sql()))
+        finally:
+            cursor.close()
+    return con
+
+
+def _read_only(cursor: duckdb.DuckDBPyConnection) -> bool:
+    sql = "SELECT readonly FROM duckdb_databases() WHERE database_name = current_database()"
+    row = catalog.run(cursor, sql).fetchone()
+    return bool(row and row[0])
+
+
+def _macro_version(cursor: duckdb.DuckDBPyConnection) -> str | None:
+    try:
+        row = cursor.execute("SELECT vec_version()").fetchone()
+    except duckdb.Error:
+        return None
+    return str(row[0]) if row else None
+
+
+def _register_functions(cursor: duckdb.DuckDBPyConnection) -> int:
+    """Register all functions unless the database has them; return the database's token."""
+    try:
+        row = cursor.execute("SELECT _vec_database()").fetchone()
+        if row is not None and int(row[0]) in _LIVE:
+            return int(row[0])
+    except duckdb.CatalogException:
+        pass
+    token = next(_TOKENS)
+    for scalar in functions.scalars():
+        _create(cursor, scalar.name, scalar.function, scalar.returns)
+    _create(cursor, "_vec_query", _query_function(token), "VARCHAR")
+    _create(cursor, "vec_fit_query", _fit_function(token), _FIT_RETURNS, volatile=True)
+    _create(cursor, "_vec_database", lambda: pa.array([token]), "BIGINT", parameters=[])
+    _LIVE[token] = []
+    return token
+
+
+def _create(
+    cursor: duckdb.DuckDBPyConnection,
+    name: str,
+    function: Callable[..., Any],
+    returns: str,
+    *,
+    volatile: bool = False,
+    parameters: list[str] | None = None,
+) -> None:
+    _KEPT.append(function)
+    try:
+        cursor.create_function(
+            name,
+            function,
+            parameters,
+            returns,
+            type=PythonUDFType.ARROW,
+            null_handling=FunctionNullHandling.SPECIAL,
+            side_effects=volatile,
+        )
+    except duckdb.Error as error:
+        raise EngineError(f"cannot register {name}: {error}") from error
+
+
+def _cursor_of(token: int) -> duckdb.DuckDBPyConnection:
+    """Return a new cursor on the database, through any connection that was registered and is still open."""
+    for ref in reversed(_LIVE.get(token, [])):
+        con = ref()
+        if con is not None:
+            try:
+                return con.cursor()
+            except duckdb.Error:
+                continue
+    raise EngineError(
+        "every connection that vecpipe was registered on is closed; call vecpipe.register(con) on an open one"
+    )
+
+
+def _query_function(token: int) -> Callable[..., Any]:
+    def query(model: Any, q: Any, metric: Any) -> Any:
+        rows = to_rows(q, column="vec_query: q")
+        prepared: list[str | None] = []
+        models: dict[str | None, Model | None] = {None: None}
+        for at, (name, wanted) in enumerate(zip(model.to_pylist(), metric.to_pylist(), strict=True)):
+            if rows.valid is not None and not rows.valid[at]:
+                prepared.append(None)
+                continue
+            if name not in models:
+                models[name] = _committed_model(token, str(name))
+            handle = handles.keep_query(models[name], rows.values[at : at + 1], functions.metric_named(wanted))
+            prepared.append(handle)
+        return pa.array(prepared, pa.string())
+
+    return query
+
+
+def _committed_model(token: int, name: str) -> Model:
+    cursor = _cursor_of(token)
+    try:
+        return catalog.load_model(cursor, name)
+    except LookupError as error:
+        raise type(error)(
+            f"{error} (a model stored by a transaction that has not committed cannot be searched with yet: COMMIT first)"
+        ) from None
+    finally:
+        cursor.close()
+
+
+def _fit_function(token: int) -> Callable[..., Any]:
+    def fit_query(*columns: Any) -> Any:
+        if len(columns) != 3:
+            raise SpecError(f"vec_fit_query takes (name, spec, sql), got {len(columns)} arguments")
+        results = []
+        for name, spec, sql in zip(*(column.to_pylist() for column in columns), strict=True):
+            if name is None or spec is None or sql is None:
+                raise InputError("vec_fit_query: name, spec and sql must not be NULL")
+            cursor = _cursor_of(token)
+            try:
+                relation = catalog.run(cursor, f"SELECT column_name FROM (DESCRIBE {sql})").fetchall()
+                weight = "weight" if ("weight",) in relation else None
+                model = fit(cursor, sql, spec, weight=weight)
+                version = catalog.save_model(cursor, name, model)
+            finally:
+                cursor.close()
+            results.append(
+                {
+                    "name": name,
+                    "version": version,
+                    "spec": model.spec,
+                    "fitted_rows": model.info.rows,
+                    "bytes_per_vector": model.bytes_per_vector,
+                }
+            )
+        kind = pa.struct(
+            [
+                ("name", pa.string()),
+                ("version", pa.int64()),
+                ("spec", pa.string()),
+                ("fitted_rows", pa.int64()),
+                ("bytes_per_vector", pa.int64()),
+            ]
+        )
+        return pa.array(results, kind)
+
+    return fit_query

@@ -1,0 +1,347 @@
+"""The scalar functions of the SQL surface, as functions of Arrow columns.
+
+Each entry of ``scalars()`` is registered as it stands. Functions with defaults or names for their arguments are
+macros over these (``sql/macros``); their own names then begin with an underscore.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from vecpipe import kernels
+from vecpipe.arrays import Float32, Mask, OnInvalid, Rows, from_codes, to_codes, to_rows, to_vectors
+from vecpipe.engines.duckdb.handles import load_model, model_of, query_of
+from vecpipe.errors import InputError, ModelNotFoundError, SpecError
+from vecpipe.operators import Codec, Operator, parameters, registry
+from vecpipe.pipeline import METRICS
+from vecpipe.text import hash_embed
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """A scalar function.
+
+    Attributes
+    ----------
+    name, arguments : str
+        Name and arguments as the reference shows them.
+    returns : str
+        SQL type of the result.
+    """
+
+    name: str
+    arguments: str
+    returns: str
+    help: str
+    function: Callable[..., Any]
+
+
+def scalars() -> Iterator[Scalar]:
+    """Return every scalar function that needs no database: hand-written ones and the stateless operators."""
+    yield from _HAND_WRITTEN
+    taken = {scalar.name for scalar in _HAND_WRITTEN}
+    for cls in registry().values():
+        if cls.stateless and f"vec_{cls.name}" not in taken:
+            yield _from_operator(cls)
+
+
+def _from_operator(cls: type[Operator]) -> Scalar:
+    names = ["v", *(parameter.name for parameter in parameters(cls))]
+    help_text = (cls.__doc__ or "").split("\n", 1)[0]
+    returns = "BLOB" if issubclass(cls, Codec) else "FLOAT[]"
+    name = f"vec_{cls.name}"
+
+    def apply(*columns: Any) -> Any:
+        _check_arity(name, columns, 1, len(names))
+        rows = to_rows(columns[0], column=f"{name}: v")
+        given = zip(parameters(cls), columns[1:], strict=False)
+        step = cls(**{parameter.name: _constant(column, f"{name}: {parameter.name}") for parameter, column in given})
+        step = step.bind(rows.dim, {})
+        valid = rows.valid
+        if isinstance(step, Codec):
+            if step.direction_only:
+                valid = _and(valid, np.asarray(rows.values.any(axis=1)))
+            return to_codes(step.encode(rows.values), valid)
+        result = step.apply(rows.values)
+        defined: Mask = np.asarray(np.isfinite(result).all(axis=1))
+        return to_vectors(result, _and(valid, defined))
+
+    return Scalar(name, ", ".join(names), returns, help_text, apply)
+
+
+def _and(a: Mask | None, b: Mask) -> Mask | None:
+    if b.all():
+        return a
+    return b if a is None else a & b
+
+
+def _check_arity(name: str, columns: tuple[Any, ...], low: int, high: int) -> None:
+    if not low <= len(columns) <= high:
+        wanted = str(low) if low == high else f"{low} to {high}"
+        raise SpecError(f"{name} takes {wanted} arguments, got {len(columns)}")
+
+
+def _constant(column: Any, what: str) -> Any:
+    """Return the one value of a column that must hold the same in every row."""
+    values = column.unique()
+    if len(values) != 1:
+        raise SpecError(f"{what} must be the same for all rows of a statement, found {len(values)} values")
+    value = values[0].as_py()
+    return float(value) if type(value).__name__ == "Decimal" else value
+
+
+def _groups(column: Any) -> Iterator[tuple[Any, npt.NDArray[np.int64] | None]]:
+    """Return each distinct value with the rows that hold it (None for all rows)."""
+    array = column.chunk(0) if isinstance(column, pa.ChunkedArray) and column.num_chunks == 1 else column
+    array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+    encoded = array.dictionary_encode()
+    values = encoded.dictionary.to_pylist()
+    if len(values) == 1 and encoded.null_count == 0:
+        yield values[0], None
+        return
+    codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    for position, value in enumerate(values):
+        yield value, np.flatnonzero(codes == position)
+
+
+def _floats(values: npt.NDArray[Any], valid: Mask | None = None) -> Any:
+    """Return a FLOAT column, NULL where the value is NaN or the row does not count."""
+    missing = np.isnan(values)
+    if valid is not None:
+        missing |= ~valid
+    return pa.array(values.astype(np.float32, copy=False), mask=missing if missing.any() else None)
+
+
+def _pair(name: str, a: Any, b: Any) -> tuple[Rows, Rows, Mask | None]:
+    left = to_rows(a, column=f"{name}: first vector")
+    right = to_rows(b, column=f"{name}: second vector")
+    if left.dim != right.dim and left.nulls < len(left) and right.nulls < len(right):
+        raise InputError(f"{name}: the vectors have {left.dim} and {right.dim} dimensions")
+    if left.dim != right.dim:
+        return left, Rows(np.zeros_like(left.values), np.zeros(len(left), bool)), np.zeros(len(left), bool)
+    valid = left.valid if right.valid is None else right.valid if left.valid is None else left.valid & right.valid
+    return left, right, valid
+
+
+def _norm(v: Any) -> Any:
+    rows = to_rows(v, column="vec_norm: v")
+    return _floats(np.sqrt(np.einsum("ij,ij->i", rows.values, rows.values, dtype=np.float64)), rows.valid)
+
+
+def _dots(left: Rows, right: Rows) -> npt.NDArray[np.float64]:
+    return np.asarray(np.einsum("ij,ij->i", left.values, right.values, dtype=np.float64))
+
+
+def _dot(a: Any, b: Any) -> Any:
+    left, right, valid = _pair("vec_dot", a, b)
+    return _floats(_dots(left, right), valid)
+
+
+def _cosine(a: Any, b: Any) -> Any:
+    left, right, valid = _pair("vec_cosine", a, b)
+    lengths = np.sqrt(_dots(left, left)) * np.sqrt(_dots(right, right))
+    products = _dots(left, right) / np.where(lengths > 0, lengths, np.nan)
+    return _floats(np.clip(products, -1.0, 1.0), valid)
+
+
+def _l2(a: Any, b: Any) -> Any:
+    left, right, valid = _pair("vec_l2", a, b)
+    difference = left.values.astype(np.float64) - right.values
+    return _floats(np.sqrt(np.einsum("ij,ij->i", difference, difference)), valid)
+
+
+def _sum(name: str, sign: float) -> Callable[[Any, Any], Any]:
+    def combine(a: Any, b: Any) -> Any:
+        left, right, valid = _pair(name, a, b)
+        total = left.values + np.float32(sign) * right.values
+        return to_vectors(total, valid)
+
+    return combine
+
+
+def _scale(v: Any, factor: Any) -> Any:
+    rows = to_rows(v, column="vec_scale: v")
+    factors = np.asarray(factor.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
+    known = np.isfinite(factors)
+    scaled = rows.values * np.where(known, factors, 0.0).astype(np.float32)[:, None]
+    return to_vectors(scaled, _and(rows.valid, known))
+
+
+def _is_valid(v: Any) -> Any:
+    rows = to_rows(v, column="vec_is_valid: v", on_invalid="null")
+    nulls = np.asarray(v.is_null().to_numpy())
+    good = np.ones(len(rows), bool) if rows.valid is None else rows.valid
+    return pa.array(good, mask=nulls)
+
+
+def _hamming(a: Any, b: Any) -> Any:
+    lengths = [len(value) for value in (a.drop_null()[:1].to_pylist() + b.drop_null()[:1].to_pylist())]
+    if not lengths:
+        return pa.nulls(len(a), pa.int32())
+    left, left_valid = from_codes(a, lengths[0], column="vec_hamming: first code")
+    right, right_valid = from_codes(b, lengths[0], column="vec_hamming: second code")
+    valid = np.ones(len(left), bool) if left_valid is None else left_valid
+    valid = valid if right_valid is None else valid & right_valid
+    counts = np.bitwise_count(left ^ right).sum(axis=1, dtype=np.int32)
+    return pa.array(counts, mask=None if valid.all() else ~valid)
+
+
+def _hash_embed(text: Any, dim: Any) -> Any:
+    values, valid = hash_embed(text, int(_constant(dim, "vec_hash_embed: d")))
+    return to_vectors(values, valid)
+
+
+def _load(name: Any, data: Any, known: Any) -> Any:
+    handles: list[str | None] = []
+    for wanted, blob, names in zip(name.to_pylist(), data.to_pylist(), known.to_pylist(), strict=True):
+        if wanted is None:
+            handles.append(None)
+        elif blob is None:
+            raise ModelNotFoundError(
+                f"no model is named {wanted!r}; " + (f"there are: {names}" if names else "vecpipe.models is empty")
+            )
+        else:
+            handles.append(load_model(blob).hash)
+    return pa.array(handles, pa.string())
+
+
+def _on_invalid(column: Any, name: str) -> OnInvalid:
+    value = _constant(column, f"{name}: on_invalid")
+    if value == "error":
+        return "error"
+    if value == "null":
+        return "null"
+    raise SpecError(f"{name}: on_invalid is {value!r}; expected 'error' or 'null'")
+
+
+def _transform(model: Any, v: Any, on_invalid: Any) -> Any:
+    name, mode = "vec_transform", _on_invalid(on_invalid, "vec_transform")
+    with kernels.one_blas_thread():
+        parts = []
+        for handle, at in _groups(model):
+            found = model_of(handle)
+            rows = to_rows(_take(v, at), column=f"{name}: v", dim=found.dim, on_invalid=mode)
+            parts.append((at, *found.transform(rows.values, rows.valid)))
+    if len(parts) == 1 and parts[0][0] is None:
+        return to_vectors(parts[0][1], parts[0][2])
+    return _scatter_vectors(len(v), parts)
+
+
+def _encode(model: Any, v: Any, on_invalid: Any) -> Any:
+    name, mode = "vec_encode", _on_invalid(on_invalid, "vec_encode")
+    with kernels.one_blas_thread():
+        parts = []
+        for handle, at in _groups(model):
+            found = model_of(handle)
+            rows = to_rows(_take(v, at), column=f"{name}: v", dim=found.dim, on_invalid=mode)
+            parts.append((at, *found.encode(rows.values, rows.valid)))
+    if len(parts) == 1 and parts[0][0] is None:
+        return to_codes(parts[0][1], parts[0][2])
+    return _reorder(len(v), [(at, to_codes(codes, valid)) for at, codes, valid in parts], pa.binary())
+
+
+def _decode(model: Any, code: Any) -> Any:
+    with kernels.one_blas_thread():
+        parts: list[tuple[Any, Float32, Mask | None]] = []
+        for handle, at in _groups(model):
+            found, items = model_of(handle), _take(code, at)
+            if found.codec is None:
+                rows = to_rows(items, column="vec_decode: v", dim=found.output_dim)
+                parts.append((at, found.inverse(rows.values), rows.valid))
+            else:
+                codes, valid = from_codes(items, found.bytes_per_vector, column="vec_decode: code")
+                parts.append((at, found.decode(codes), valid))
+    if len(parts) == 1 and parts[0][0] is None:
+        return to_vectors(parts[0][1], parts[0][2])
+    return _scatter_vectors(len(code), parts)
+
+
+def _take(column: Any, at: npt.NDArray[np.int64] | None) -> Any:
+    return column if at is None else column.take(pa.array(at))
+
+
+def _scatter_vectors(n: int, parts: list[tuple[Any, Float32, Mask | None]]) -> Any:
+    return _reorder(n, [(at, to_vectors(values, valid)) for at, values, valid in parts], pa.list_(pa.float32()))
+
+
+def _reorder(n: int, parts: list[tuple[Any, Any]], kind: Any) -> Any:
+    """Put the results of groups back into row order; rows of no group are NULL."""
+    where = np.full(n, -1, dtype=np.int64)
+    start = 0
+    for at, values in parts:
+        where[at] = np.arange(start, start + len(values))
+        start += len(values)
+    if not parts:
+        return pa.nulls(n, kind)
+    joined = pa.concat_arrays([values for _, values in parts])
+    return joined.take(pa.array(where, mask=where < 0))
+
+
+def _score(code: Any, query: Any) -> Any:
+    return _scores(code, query, raw=False)
+
+
+def _exact(v: Any, query: Any) -> Any:
+    return _scores(v, query, raw=True)
+
+
+def _scores(items: Any, query: Any, *, raw: bool) -> Any:
+    result = np.full(len(items), np.nan, dtype=np.float32)
+    with kernels.one_blas_thread():
+        for handle, at in _groups(query):
+            found, chosen = query_of(handle), _take(items, at)
+            where = slice(None) if at is None else at
+            if raw or found.model is None:
+                if pa.types.is_binary(items.type) or pa.types.is_large_binary(items.type):
+                    raise SpecError("codes cannot be scored without the model that wrote them; pass model := 'name'")
+                rows = to_rows(chosen, column="vec_exact: v", dim=found.raw.shape[1])
+                scores, valid = found.exact(rows.values), rows.valid
+            elif found.model.codec is None:
+                rows = to_rows(chosen, column="vec_score: v", dim=found.model.output_dim)
+                assert found.queries is not None
+                scores, valid = found.model.score(found.queries, rows.values)[0], rows.valid
+            else:
+                assert found.queries is not None
+                codes, valid = from_codes(chosen, found.model.bytes_per_vector, column="vec_score: code")
+                scores = found.model.score(found.queries, codes)[0]
+            result[where] = scores if valid is None else np.where(valid, scores, np.float32(np.nan))
+    return _floats(result)
+
+
+def metric_named(value: Any) -> Any:
+    """Return a metric by name.
+
+    Raises
+    ------
+    SpecError
+        There is no such metric.
+    """
+    if value not in METRICS:
+        raise SpecError(f"metric is {value!r}; expected one of {', '.join(METRICS)}")
+    return value
+
+
+_HAND_WRITTEN = (
+    Scalar("vec_norm", "v", "FLOAT", "Euclidean length.", _norm),
+    Scalar("vec_add", "a, b", "FLOAT[]", "Sum of two vectors.", _sum("vec_add", 1.0)),
+    Scalar("vec_sub", "a, b", "FLOAT[]", "Difference of two vectors.", _sum("vec_sub", -1.0)),
+    Scalar("vec_scale", "v, factor", "FLOAT[]", "Vector times a number.", _scale),
+    Scalar("vec_dot", "a, b", "FLOAT", "Inner product.", _dot),
+    Scalar("vec_cosine", "a, b", "FLOAT", "Cosine; NULL where a vector has no direction.", _cosine),
+    Scalar("vec_l2", "a, b", "FLOAT", "Euclidean distance.", _l2),
+    Scalar("vec_hamming", "a, b", "INTEGER", "Number of differing bits of two codes.", _hamming),
+    Scalar("vec_is_valid", "v", "BOOLEAN", "Whether every element is a finite number.", _is_valid),
+    Scalar("vec_hash_embed", "text, d", "FLOAT[]", "Lexical embedding by feature hashing.", _hash_embed),
+    Scalar("_vec_load", "name, model, known", "VARCHAR", "Load a model, return its hash.", _load),
+    Scalar("_vec_transform", "hash, v, on_invalid", "FLOAT[]", "Behind vec_transform.", _transform),
+    Scalar("_vec_encode", "hash, v, on_invalid", "BLOB", "Behind vec_encode.", _encode),
+    Scalar("_vec_decode", "hash, code", "FLOAT[]", "Behind vec_decode.", _decode),
+    Scalar("_vec_score", "code, query", "FLOAT", "Behind vec_score.", _score),
+    Scalar("_vec_exact", "v, query", "FLOAT", "Behind vec_exact.", _exact),
+)
