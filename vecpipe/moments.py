@@ -169,7 +169,8 @@ def _centred_moments(centred: Float32 | Float64, weights: Float64, total: float,
     norms = np.einsum("ij,ij->i", centred, centred).astype(np.float64)
     scaled: Float32 | Float64 = centred
     if not (weights == 1.0).all():
-        scaled = np.asarray(centred * np.sqrt(weights)[:, None], dtype=centred.dtype)
+        root = np.sqrt(weights)[:, None]
+        scaled = centred * (root.astype(np.float32) if centred.dtype == np.float32 else root)
     scatter = (scaled.T @ scaled).astype(np.float64)
     pull = weights * norms
     third = (pull.astype(centred.dtype) @ centred).astype(np.float64)

@@ -41,10 +41,7 @@ class Normalize(Operator):
         if self.kind == "layer":
             wide -= wide.mean(axis=1, keepdims=True)
         square = np.einsum("ij,ij->i", wide, wide)[:, None]
-        if self.kind == "l2":
-            length = np.sqrt(square)
-        else:
-            length = np.sqrt(square / X.shape[1] + self.eps)
+        length = np.sqrt(square if self.kind == "l2" else square / X.shape[1] + self.eps)
         if self.kind == "layer":
             # A constant row leaves rounding noise of the mean behind, not exact zeros.
             flat = square <= X.shape[1] * (1e-14 * np.abs(X).max(axis=1, keepdims=True, initial=0.0)) ** 2

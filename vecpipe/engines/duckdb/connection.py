@@ -182,7 +182,7 @@ def _committed_model(token: int, name: str) -> Model:
         return catalog.load_model(cursor, name)
     except LookupError as error:
         raise type(error)(
-            f"{error} (a model stored by a transaction that has not committed cannot be searched with yet: COMMIT first)"
+            f"{error} (a model of a transaction that has not committed cannot be searched with: COMMIT first)"
         ) from None
     finally:
         cursor.close()

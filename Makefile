@@ -1,0 +1,41 @@
+# Each target sets up .venv by itself when it is missing or pyproject.toml has changed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.ready
+
+.PHONY: setup demo test lint bench docs clean help
+
+help:  ## Show the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+setup: $(STAMP)  ## Create .venv with vecpipe and everything its tests need
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("vecpipe needs Python 3.11 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $(STAMP)
+
+demo: $(STAMP)  ## Embed, compress and search the docstrings installed here, in SQL
+	$(BIN)/vecpipe demo
+
+test: $(STAMP)  ## Run the tests
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)  ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(STAMP)  ## Measure speed against the peers, ratios in one run
+	$(BIN)/vecpipe bench apply
+	$(BIN)/vecpipe bench fit
+	$(BIN)/vecpipe bench search
+
+docs: $(STAMP)  ## Write docs/reference.md from the registry
+	$(BIN)/python -m vecpipe.reference docs/reference.md
+
+clean:  ## Remove what the targets made
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis demo.duckdb*
