@@ -34,14 +34,19 @@ def row_hashes(X: Float32) -> Hashes:
     """Return a 64-bit content hash for each row of ``(n, d) float32``.
 
     Multilinear hashing modulo 2**64 over the row's bits (Lemire and Kaser 2014) with splitmix64 multipliers, then
-    the splitmix64 finaliser. Equal rows have equal hashes on every machine.
+    the splitmix64 finaliser. A product modulo 2**64 forgets the high bits of a word, and those are all in which
+    rows of signs or small integers differ: the bytes are therefore hashed in both orders. Equal rows have equal
+    hashes on every machine.
     """
     n, d = X.shape
     if d % 2:
         X = np.concatenate([X, np.zeros((n, 1), np.float32)], axis=1)
     words = np.ascontiguousarray(X).view(np.uint64)
-    multipliers = _finalise(np.arange(1, words.shape[1] + 1, dtype=np.uint64)) | np.uint64(1)
-    return _finalise(np.einsum("ij,j->i", words, multipliers))
+    width = words.shape[1]
+    multipliers = _finalise(np.arange(1, 2 * width + 1, dtype=np.uint64)) | np.uint64(1)
+    forward = np.einsum("ij,j->i", words, multipliers[:width])
+    backward = np.einsum("ij,j->i", words.byteswap(), multipliers[width:])
+    return _finalise(_finalise(forward) ^ backward)
 
 
 def _finalise(z: Hashes) -> Hashes:
