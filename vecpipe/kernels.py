@@ -128,14 +128,15 @@ class DigitQuery:
         scaled = weights / self.scale
         high = np.rint(scaled)
         low = np.rint((scaled - high) * 254.0)
-        digits = np.concatenate([high, np.clip(low, -127, 127)]).astype(np.int8)
-        self._packed = numkong.dots_pack(np.ascontiguousarray(digits))
+        digits = np.zeros((-(-2 * len(weights) // 4) * 4, weights.shape[1]), dtype=np.int8)  # fastest by fours
+        digits[: len(weights)], digits[len(weights) : 2 * len(weights)] = high, np.clip(low, -127, 127)
+        self._packed = numkong.dots_pack(digits)
         self.count = len(weights)
 
     def dot(self, codes: npt.NDArray[np.int8]) -> Float32:
         """Return ``(m, n) float32`` products with ``(n, d) int8`` codes."""
         both = np.asarray(numkong.dots_packed(np.ascontiguousarray(codes), self._packed)).T
-        sums = both[: self.count] + both[self.count :] / 254.0
+        sums = both[: self.count] + both[self.count : 2 * self.count] / 254.0
         return np.asarray(sums * self.scale, dtype=np.float32)
 
 

@@ -95,11 +95,11 @@ class Moments:
         return _centred_moments(centred, weights, total, mean)
 
     @staticmethod
-    def of_block(X: Float32, weights: Float64 | None = None) -> Moments:
+    def of_block(X: Float32, weights: Float64 | None = None, squares: Float32 | None = None) -> Moments:
         """Return the moments of one block of at most some 10,000 rows, its products in float32.
 
         The block is multiplied as it stands while no mean is large beside the deviation (the cancellation then
-        costs at most two bits) and centred first where one is.
+        costs at most two bits) and centred first where one is. ``squares`` are the rows' squared norms, where known.
         """
         ones = np.ones(len(X)) if weights is None else weights
         total = float(ones.sum())
@@ -119,7 +119,7 @@ class Moments:
             mean = ones @ centred / total
             centred -= mean
             return _centred_moments(centred.astype(np.float32), ones, total, mean)
-        norms = np.einsum("ij,ij->i", X, X).astype(np.float64)
+        norms = (np.einsum("ij,ij->i", X, X) if squares is None else squares).astype(np.float64)
         norms += float(mean @ mean) - 2.0 * (X @ mean.astype(np.float32))
         pull = ones * norms
         third = (pull.astype(np.float32) @ X).astype(np.float64) - pull.sum() * mean

@@ -7,6 +7,7 @@ hash. It knows nothing of operators: it is what a stream of rows leaves behind.
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,8 @@ from vecpipe.moments import Moments
 SAMPLE_ROWS = 65_536
 _SAMPLE_BYTES = 128 << 20
 _SLACK = 16_384
+_MOMENTS_FROM = 16_384
+"""Rows from which moments are accumulated as the rows come: a smaller stream keeps its rows and no matrix."""
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -115,13 +118,6 @@ class _BottomK:
             self._size += take
             start += take
 
-    def overflows(self, incoming: int) -> bool:
-        """Whether that many more rows might push some out for the first time."""
-        if self.full or self._size + incoming <= self.capacity:
-            return False
-        self.compact()
-        return self._size + incoming > self.capacity
-
     def _reserve(self, size: int) -> None:
         room = len(self._hashes)
         if size <= room:
@@ -135,15 +131,18 @@ class _BottomK:
 
     def compact(self) -> None:
         """Join equal rows and drop those beyond the capacity, moving as few rows as possible."""
-        hashes = self._hashes[: self._size]
-        unique, first, inverse = np.unique(hashes, return_index=True, return_inverse=True)
-        if len(unique) < self._size:
-            counts = np.bincount(inverse, self._counts[: self._size], len(unique)).astype(np.int64)
-            weights = np.bincount(inverse, self._weights[: self._size], len(unique))
-            self._counts[first], self._weights[first] = counts, weights
-        if len(unique) > self.capacity:
-            unique, first = unique[: self.capacity], first[: self.capacity]
-            self.full, self._limit = True, unique[-1]
+        order = np.argsort(self._hashes[: self._size])
+        ordered = self._hashes[order]
+        starts = np.ones(self._size, dtype=bool)
+        np.not_equal(ordered[1:], ordered[:-1], out=starts[1:])
+        first = order[starts]
+        if len(first) < self._size:
+            group = np.cumsum(starts) - 1
+            self._counts[first] = np.bincount(group, self._counts[order], len(first)).astype(np.int64)
+            self._weights[first] = np.bincount(group, self._weights[order], len(first))
+        if len(first) > self.capacity:
+            first = first[: self.capacity]
+            self.full, self._limit = True, self._hashes[first[-1]]
         size = len(first)
         keep = np.zeros(self._size, dtype=bool)
         keep[first] = True
@@ -191,7 +190,7 @@ class Sketch:
         self.minimum = np.full(dim, np.inf, np.float32)
         self.maximum = np.full(dim, -np.inf, np.float32)
         self._kept = _BottomK(dim)
-        self._moments: Moments | None = None
+        self._streamed: Moments | None = None
         self._pending: list[tuple[Float32, Float64 | None]] = []
         self._pending_rows = 0
         self._lock = threading.Lock()
@@ -225,8 +224,8 @@ class Sketch:
         hashes = row_hashes(X)
         norms = squared_norms(X)
         low, high = X.min(axis=0), X.max(axis=0)
-        direct = self._moments is not None and len(X) >= BLOCK_ROWS // 2
-        part = Moments.of_block(X, weights) if direct else None
+        direct = self._streamed is not None and len(X) >= BLOCK_ROWS // 2
+        part = Moments.of_block(X, weights, norms) if direct else None
         filled = np.ones(len(X)) if weights is None else weights
         with self._lock:
             self.count += len(X)
@@ -234,18 +233,17 @@ class Sketch:
             self.norm_sum += float(np.sqrt(norms.astype(np.float64)) @ filled)
             np.minimum(self.minimum, low, out=self.minimum)
             np.maximum(self.maximum, high, out=self.maximum)
-            if self._moments is None and self._kept.overflows(len(X)):
-                self._spill()
-            if part is not None and self._moments is not None:
-                self._moments = self._moments.merge(part)
-            elif self._moments is not None:
+            if self._streamed is None and len(self._kept) + len(X) > _MOMENTS_FROM:
+                self._stream()
+            if part is not None and self._streamed is not None:
+                self._streamed = self._streamed.merge(part)
+            elif self._streamed is not None:
                 self._queue(X, weights)
             self._kept.add(X, hashes, None, filled)
 
-    def _spill(self) -> None:
-        """Go over from moments of the sample to moments of the stream."""
-        sample = self._kept.sample()
-        self._moments = _exact_moments(sample, self.dim)
+    def _stream(self) -> None:
+        """Begin to accumulate moments, from the rows kept so far (all there were)."""
+        self._streamed = _moments_of(self._kept.sample(), self.dim, Moments.of_block)
 
     def _queue(self, X: Float32, weights: Float64 | None) -> None:
         """Gather small batches into a block worth a product."""
@@ -255,18 +253,23 @@ class Sketch:
             self._flush()
 
     def _flush(self) -> None:
-        if self._pending and self._moments is not None:
+        if self._pending and self._streamed is not None:
             X = np.concatenate([rows for rows, _ in self._pending])
             weights = None
             if any(w is not None for _, w in self._pending):
                 weights = np.concatenate([np.ones(len(r)) if w is None else w for r, w in self._pending])
-            self._moments = self._moments.merge(Moments.of_block(X, weights))
+            self._streamed = self._streamed.merge(Moments.of_block(X, weights))
         self._pending, self._pending_rows = [], 0
 
     @property
     def whole(self) -> bool:
         """Whether the sample still holds every distinct row of the stream."""
-        return self._moments is None
+        with self._lock:
+            return self._whole()
+
+    def _whole(self) -> bool:
+        self._kept.compact()
+        return not self._kept.full
 
     def sample(self) -> Sample:
         """Return the sample, ordered by hash."""
@@ -276,10 +279,11 @@ class Sketch:
     def moments(self) -> Moments:
         """Return the weighted moments of all rows that counted."""
         with self._lock:
-            if self._moments is None:
-                return _exact_moments(self._kept.sample(), self.dim)
+            if self._whole():
+                return _moments_of(self._kept.sample(), self.dim, Moments.of_rows)
             self._flush()
-            return self._moments
+            assert self._streamed is not None
+            return self._streamed
 
     def merge(self, other: Sketch) -> None:
         """Take in another sketch, as if its rows had come here.
@@ -291,7 +295,8 @@ class Sketch:
         """
         if other.dim != self.dim:
             raise InputError(f"cannot merge sketches of {self.dim} and {other.dim} dimensions")
-        theirs, their_moments = other.sample(), None if other.whole else other.moments()
+        theirs = other.sample()
+        moments = None if other.whole and self.whole else other.moments()
         with self._lock:
             self.count += other.count
             self.nulls += other.nulls
@@ -300,12 +305,12 @@ class Sketch:
             self.norm_sum += other.norm_sum
             np.minimum(self.minimum, other.minimum, out=self.minimum)
             np.maximum(self.maximum, other.maximum, out=self.maximum)
-            grown = self._kept.overflows(len(theirs.rows))
-            if self._moments is None and (grown or their_moments is not None):
-                self._spill()
-            if self._moments is not None:
+            if self._streamed is None and (moments is not None or len(self._kept) + len(theirs.rows) > _MOMENTS_FROM):
+                self._stream()
+            if self._streamed is not None:
                 self._flush()
-                self._moments = self._moments.merge(their_moments or _exact_moments(theirs, self.dim))
+                moments = moments or _moments_of(theirs, self.dim, Moments.of_block)
+                self._streamed = self._streamed.merge(moments)
             self._kept.add(theirs.rows, theirs.hashes, theirs.counts, theirs.weights)
 
     def to_bytes(self) -> bytes:
@@ -371,14 +376,16 @@ class Sketch:
         sketch._kept.add(arrays["rows"], arrays["hashes"], arrays["counts"], arrays["weights"])
         if "scatter" in arrays:
             weight, squared, fourth = (float(value) for value in arrays["sums"])
-            sketch._moments = Moments(weight, squared, arrays["mean"], arrays["scatter"], arrays["third"], fourth)
+            sketch._streamed = Moments(weight, squared, arrays["mean"], arrays["scatter"], arrays["third"], fourth)
             sketch._kept.restore_limit()
         return sketch
 
 
-def _exact_moments(sample: Sample, dim: int) -> Moments:
+def _moments_of(sample: Sample, dim: int, of: Callable[[Float32, Float64 | None], Moments]) -> Moments:
+    """Return the moments of a sample block by block, by ``Moments.of_rows`` or ``of_block``."""
     moments = Moments.empty(dim)
+    plain = bool((sample.weights == 1.0).all())
     for start in range(0, len(sample.rows), BLOCK_ROWS):
         block = slice(start, start + BLOCK_ROWS)
-        moments = moments.merge(Moments.of_rows(sample.rows[block], sample.weights[block]))
+        moments = moments.merge(of(sample.rows[block], None if plain else sample.weights[block]))
     return moments

@@ -7,8 +7,8 @@ CREATE OR REPLACE MACRO vec_models() AS TABLE
     FROM vecpipe.models
     ORDER BY name, version DESC;
 
--- The content hash of the newest model of a name, loaded and ready; an error where there is none.
-CREATE OR REPLACE MACRO vec_model(model) AS (
+-- A handle of the newest model of a name, loaded and ready; an error where there is none.
+CREATE OR REPLACE MACRO _vec_model(model) AS (
     SELECT _vec_load(wanted, bytes, known)
     FROM (
         SELECT model AS wanted,
@@ -20,12 +20,12 @@ CREATE OR REPLACE MACRO vec_model(model) AS (
 
 -- The vector after the model's steps (before its codec, where it has one).
 CREATE OR REPLACE MACRO vec_transform(model, v, on_invalid := 'error') AS
-    _vec_transform(vec_model(model), v, on_invalid);
+    _vec_transform(_vec_model(model), v, on_invalid);
 
 -- The code of a vector.
 CREATE OR REPLACE MACRO vec_encode(model, v, on_invalid := 'error') AS
-    _vec_encode(vec_model(model), v, on_invalid);
+    _vec_encode(_vec_model(model), v, on_invalid);
 
 -- The vector a code stands for; for a model without codec, the inverse of vec_transform.
 CREATE OR REPLACE MACRO vec_decode(model, code) AS
-    _vec_decode(vec_model(model), code);
+    _vec_decode(_vec_model(model), code);

@@ -12,6 +12,8 @@ from vecpipe.errors import InputError, ModelFormatError
 from vecpipe.kernels import DigitQuery
 from vecpipe.operators.base import Codec, FitData, Layout, State, param, register
 
+_NORM_ROWS = 256
+
 
 @register
 @dataclass(eq=False)
@@ -139,6 +141,21 @@ class Int8(Codec):
         if self.scale == "vector":
             return np.asarray(digits.dot(codes[:, :-4].view(np.int8)) * self._scales(codes), dtype=np.float32)
         return np.asarray(digits.dot(codes.view(np.int8)) + shift[:, None], dtype=np.float32)
+
+    def squared_norms(self, codes: Bytes) -> Float32:
+        """Return ``(n,)`` squared norms of the decoded vectors, a cache-sized block of levels at a time."""
+        if self.scale == "vector":
+            return super().squared_norms(codes)
+        step = self.state["step"].astype(np.float64)
+        middle = self.state["low"] + 128.0 * step
+        linear, square = (2.0 * middle * step).astype(np.float32), (step * step).astype(np.float32)
+        norms = np.empty(len(codes), dtype=np.float32)
+        for start in range(0, len(codes), _NORM_ROWS):
+            levels = codes[start : start + _NORM_ROWS].view(np.int8).astype(np.float32)
+            part = levels @ linear
+            levels *= levels
+            norms[start : start + _NORM_ROWS] = part + levels @ square
+        return np.maximum(norms + np.float32(middle @ middle), np.float32(0))
 
     @property
     def noise(self) -> float:

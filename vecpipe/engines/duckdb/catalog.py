@@ -41,7 +41,7 @@ def load_model(con: duckdb.DuckDBPyConnection, name: str) -> Model:
         names = model_names(con)
         there = f"there are: {', '.join(names[:20])}" if names else "vecpipe.models is empty"
         raise ModelNotFoundError(f"no model is named {name!r}; {there}")
-    return handles.load_model(row[0])
+    return handles.model_of(handles.keep_model(row[0]))
 
 
 def model_names(con: duckdb.DuckDBPyConnection) -> list[str]:

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from vecpipe import kernels
 from vecpipe.arrays import Float32, Mask, OnInvalid, Rows, from_codes, to_codes, to_rows, to_vectors
-from vecpipe.engines.duckdb.handles import load_model, model_of, query_of
+from vecpipe.engines.duckdb.handles import keep_model, model_of, query_of
 from vecpipe.errors import InputError, ModelNotFoundError, SpecError
 from vecpipe.operators import Codec, Operator, parameters, registry
 from vecpipe.pipeline import METRICS
@@ -100,6 +100,9 @@ def _groups(column: Any) -> Iterator[tuple[Any, npt.NDArray[np.int64] | None]]:
     """Return each distinct value with the rows that hold it (None for all rows)."""
     array = column.chunk(0) if isinstance(column, pa.ChunkedArray) and column.num_chunks == 1 else column
     array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+    if _is_one_text(array):
+        yield array[0].as_py(), None
+        return
     encoded = array.dictionary_encode()
     values = encoded.dictionary.to_pylist()
     if len(values) == 1 and encoded.null_count == 0:
@@ -108,6 +111,18 @@ def _groups(column: Any) -> Iterator[tuple[Any, npt.NDArray[np.int64] | None]]:
     codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
     for position, value in enumerate(values):
         yield value, np.flatnonzero(codes == position)
+
+
+def _is_one_text(array: Any) -> bool:
+    """Whether every row holds the same text, told from the buffers: the case of a literal, for every batch."""
+    if not pa.types.is_string(array.type) or array.null_count or len(array) == 0:
+        return False
+    offsets = np.frombuffer(array.buffers()[1], np.int32, array.offset + len(array) + 1)[array.offset :]
+    start, length = int(offsets[0]), int(offsets[1] - offsets[0])
+    if length == 0 or int(offsets[-1]) - start != length * len(array):
+        return False
+    texts = np.frombuffer(array.buffers()[2], np.uint8)[start : start + length * len(array)]
+    return bool((np.diff(offsets) == length).all() and np.array_equal(texts[length:], texts[:-length]))
 
 
 def _floats(values: npt.NDArray[Any], valid: Mask | None = None) -> Any:
@@ -207,7 +222,7 @@ def _load(name: Any, data: Any, known: Any) -> Any:
                 f"no model is named {wanted!r}; " + (f"there are: {names}" if names else "vecpipe.models is empty")
             )
         else:
-            handles.append(load_model(blob).hash)
+            handles.append(keep_model(blob))
     return pa.array(handles, pa.string())
 
 
@@ -338,10 +353,10 @@ _HAND_WRITTEN = (
     Scalar("vec_hamming", "a, b", "INTEGER", "Number of differing bits of two codes.", _hamming),
     Scalar("vec_is_valid", "v", "BOOLEAN", "Whether every element is a finite number.", _is_valid),
     Scalar("vec_hash_embed", "text, d", "FLOAT[]", "Lexical embedding by feature hashing.", _hash_embed),
-    Scalar("_vec_load", "name, model, known", "VARCHAR", "Load a model, return its hash.", _load),
-    Scalar("_vec_transform", "hash, v, on_invalid", "FLOAT[]", "Behind vec_transform.", _transform),
-    Scalar("_vec_encode", "hash, v, on_invalid", "BLOB", "Behind vec_encode.", _encode),
-    Scalar("_vec_decode", "hash, code", "FLOAT[]", "Behind vec_decode.", _decode),
+    Scalar("_vec_load", "name, model, known", "VARCHAR", "Load a model, return its handle.", _load),
+    Scalar("_vec_transform", "handle, v, on_invalid", "FLOAT[]", "Behind vec_transform.", _transform),
+    Scalar("_vec_encode", "handle, v, on_invalid", "BLOB", "Behind vec_encode.", _encode),
+    Scalar("_vec_decode", "handle, code", "FLOAT[]", "Behind vec_decode.", _decode),
     Scalar("_vec_score", "code, query", "FLOAT", "Behind vec_score.", _score),
     Scalar("_vec_exact", "v, query", "FLOAT", "Behind vec_exact.", _exact),
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import threading
 from collections import OrderedDict
 from typing import Generic, TypeVar
@@ -22,31 +23,48 @@ Item = TypeVar("Item")
 
 
 class _Shelf(Generic[Item]):
-    """Least-recently-used store bounded by bytes; safe for threads."""
+    """Least-recently-used store bounded by bytes; safe for threads.
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self._items: OrderedDict[str, tuple[Item, int]] = OrderedDict()
+    Handles have at most 12 characters, which is what DuckDB keeps inline. They begin with a number drawn for this
+    process, so that a handle another process made is unknown here.
+    """
+
+    def __init__(self, kind: str, limit: int) -> None:
+        self._prefix = kind + secrets.token_hex(2)
+        self._limit = limit
+        self._count = 0
         self._size = 0
+        self._handles: dict[bytes, str] = {}
+        self._items: OrderedDict[str, tuple[Item, int, bytes]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def put(self, key: str, item: Item, size: int) -> None:
+    def handle(self, content: bytes) -> str | None:
+        """Return the handle of what was put with this content key, if it is still here."""
         with self._lock:
-            if key in self._items:
-                self._items.move_to_end(key)
-                return
-            self._items[key] = (item, size)
-            self._size += size
-            while self._size > self.limit and len(self._items) > 1:
-                _, (_, dropped) = self._items.popitem(last=False)
-                self._size -= dropped
+            return self._handles.get(content)
 
-    def get(self, key: str) -> Item | None:
+    def put(self, content: bytes, item: Item, size: int) -> str:
         with self._lock:
-            found = self._items.get(key)
+            known = self._handles.get(content)
+            if known is not None:
+                return known
+            handle = f"{self._prefix}{self._count:x}"
+            self._count += 1
+            self._handles[content] = handle
+            self._items[handle] = (item, size, content)
+            self._size += size
+            while self._size > self._limit and len(self._items) > 1:
+                _, (_, freed, dropped) = self._items.popitem(last=False)
+                self._size -= freed
+                del self._handles[dropped]
+            return handle
+
+    def get(self, handle: str) -> Item | None:
+        with self._lock:
+            found = self._items.get(handle)
             if found is None:
                 return None
-            self._items.move_to_end(key)
+            self._items.move_to_end(handle)
             return found[0]
 
 
@@ -54,8 +72,8 @@ def _limit(variable: str, default: int) -> int:
     return int(os.environ.get(variable, default))
 
 
-MODELS: _Shelf[Model] = _Shelf(_limit("VECPIPE_MODEL_CACHE_BYTES", 4 << 30))
-_QUERIES: _Shelf[Query] = _Shelf(_limit("VECPIPE_QUERY_CACHE_BYTES", 512 << 20))
+_MODELS: _Shelf[Model] = _Shelf("m", _limit("VECPIPE_MODEL_CACHE_BYTES", 4 << 30))
+_QUERIES: _Shelf[Query] = _Shelf("q", _limit("VECPIPE_QUERY_CACHE_BYTES", 512 << 20))
 
 
 class Query:
@@ -72,33 +90,31 @@ class Query:
         return np.asarray(exact_scores(self.raw, X, self.metric)[0])
 
 
-def load_model(data: bytes) -> Model:
-    """Return the model of a catalog's BLOB, parsed once for as long as it stays in the cache."""
-    key = hashlib.sha256(data).hexdigest()
-    model = _BY_BYTES.get(key)
-    if model is None:
-        model = Model.from_bytes(data)
-        _BY_BYTES.put(key, model, 1)
-    MODELS.put(model.hash, model, 3 * len(data))
-    return model
+def keep_model(data: bytes) -> str:
+    """Load the model of a catalog's BLOB, once for as long as it stays in the cache, and return its handle.
 
-
-_BY_BYTES: _Shelf[Model] = _Shelf(4_096)
+    Raises
+    ------
+    ModelFormatError
+        The bytes are not a readable model.
+    """
+    content = hashlib.sha256(data).digest()
+    return _MODELS.handle(content) or _MODELS.put(content, Model.from_bytes(data), 3 * len(data))
 
 
 def model_of(handle: str) -> Model:
-    """Return the model of a content hash that ``vec_model`` has returned.
+    """Return the model of a handle.
 
     Raises
     ------
     ModelNotFoundError
-        It has been pushed out of the cache, or the text is no such hash.
+        It has been pushed out of the cache, or the text is no handle of this process.
     """
-    model = MODELS.get(handle)
+    model = _MODELS.get(handle)
     if model is None:
         raise ModelNotFoundError(
-            f"model {handle[:12]!r} is not loaded; a statement with more models than the cache holds needs a larger "
-            "VECPIPE_MODEL_CACHE_BYTES"
+            f"model handle {handle[:32]!r} is not known in this process, or a statement uses more models than the "
+            "cache holds: then set VECPIPE_MODEL_CACHE_BYTES to more"
         )
     return model
 
@@ -106,11 +122,8 @@ def model_of(handle: str) -> Model:
 def keep_query(model: Model | None, q: Float32, metric: Metric) -> str:
     """Prepare a query ``(1, d) float32`` and return its handle; the same query gives the same handle."""
     name = "" if model is None else model.hash
-    handle = "q" + hashlib.blake2b(q.tobytes() + f"{name}{metric}".encode(), digest_size=12).hexdigest()
-    if _QUERIES.get(handle) is None:
-        query = Query(model, q, metric)
-        _QUERIES.put(handle, query, 16 * q.shape[1] + 8_192)
-    return handle
+    content = hashlib.sha256(q.tobytes() + f"{name}{metric}".encode()).digest()
+    return _QUERIES.handle(content) or _QUERIES.put(content, Query(model, q, metric), 16 * q.shape[1] + 8_192)
 
 
 def query_of(handle: str) -> Query:
