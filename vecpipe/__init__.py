@@ -8,6 +8,7 @@ from vecpipe.errors import (
     InputError,
     ModelFormatError,
     ModelNotFoundError,
+    ResumeError,
     SpecError,
     VecpipeError,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "Model",
     "ModelFormatError",
     "ModelNotFoundError",
+    "ResumeError",
     "Sketch",
     "SpecError",
     "VecpipeError",

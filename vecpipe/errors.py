@@ -33,3 +33,7 @@ class CapabilityError(VecpipeError, TypeError):
 
 class EngineError(VecpipeError, RuntimeError):
     """A host database refused a statement; the message holds the statement."""
+
+
+class ResumeError(VecpipeError, RuntimeError):
+    """An unfinished run cannot be continued by this one; the message says what differs."""

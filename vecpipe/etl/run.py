@@ -1,0 +1,361 @@
+"""One run: blocks from the source through the model into parts, parts into the target.
+
+The rows are computed in parts of a fixed range each, kept in ``TARGET.partial`` until all are there and then put into
+the target in one step. A run that dies at any moment leaves the target untouched and its finished parts in place;
+the same call again goes on after the last of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from vecpipe.arrays import OnInvalid, from_codes, to_codes, to_rows, to_vectors
+from vecpipe.errors import InputError, ResumeError, VecpipeError
+from vecpipe.etl.parts import PartWriter, Workspace
+from vecpipe.etl.tables import BLOCK_ROWS, Table, open_table
+from vecpipe.etl.targets import Target, open_target
+from vecpipe.fitting import Progress
+from vecpipe.kernels import one_blas_thread
+from vecpipe.pipeline import Model
+from vecpipe.sources import vector_column
+from vecpipe.version import __version__
+
+_PART_BYTES = 64 << 20
+_MAX_PART_ROWS = 65_536
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What a run has done.
+
+    Attributes
+    ----------
+    rows
+        Rows in the target.
+    resumed
+        How many of them an earlier, interrupted run had finished; all of them where there was nothing to do.
+    invalid
+        Rows that broke a rule and became NULL (``on_invalid="null"``).
+    column
+        Name of the new column.
+    """
+
+    target: str
+    rows: int
+    resumed: int
+    invalid: int
+    column: str
+
+
+def apply_model(
+    source: str | Path,
+    model: Model,
+    target: str | Path,
+    *,
+    table: str | None = None,
+    into: str | None = None,
+    column: str | None = None,
+    output: str | None = None,
+    keep: Sequence[str] | None = None,
+    drop_vector: bool = False,
+    decode: bool = False,
+    on_invalid: OnInvalid = "error",
+    overwrite: bool = False,
+    restart: bool = False,
+    part_rows: int | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Applied:
+    """Apply a model to a table and write the rows, with the new column, to another.
+
+    A run that is interrupted at any moment goes on where it stopped when called again in the same way, and gives
+    what an uninterrupted one gives. The target is never seen half-written.
+
+    Parameters
+    ----------
+    source, table
+        Parquet file, Arrow IPC file or stream, or DuckDB database and the name of a table of it.
+    target, into
+        File ending in ``.parquet``, ``.arrow`` or ``.feather``, or DuckDB database and the name of the new table.
+        Unfinished parts are kept beside it, in ``<target>.partial``; they need as much room as the target.
+    column
+        Column of the vectors (of the codes, to decode); not needed where only one can be meant.
+    output
+        Name of the new column: by default ``code``, ``vector`` or ``decoded``, as the model and ``decode`` make it.
+    keep
+        Other columns to keep, in this order; all by default.
+    drop_vector
+        Leave out the column the model was applied to.
+    decode
+        Undo the model: codes (or transformed vectors) to vectors.
+    on_invalid
+        What a ragged, NaN or infinite row does: ``"error"`` stops, ``"null"`` gives NULL and counts it.
+    overwrite
+        Replace a target that is there.
+    restart
+        Throw away what an interrupted run has left instead of going on from it.
+    part_rows
+        Rows of a part: what an interruption costs at most. About 64 MB by default.
+    threads
+        Threads that compute; as many as there are processors by default.
+    progress
+        Called with the rows done and the rows there are.
+
+    Raises
+    ------
+    InputError
+        Source or target cannot be read or written, a column is missing, a row breaks a rule.
+    ResumeError
+        There is an unfinished run with another model, source or options, or another process is writing this target.
+    CapabilityError
+        The model cannot be undone.
+    EngineError
+        DuckDB refused.
+    """
+    rows_in = open_table(source, table)
+    try:
+        rows_out = open_target(target, into)
+        _refuse_itself(Path(source), table, Path(target), into)
+        plan = _plan(rows_in, rows_out, model, column, output, keep, drop_vector, decode, on_invalid)
+        run = {
+            "vecpipe": __version__,
+            "model": {"hash": model.hash, "spec": model.spec},
+            "source": rows_in.fingerprint(plan.columns),
+            "options": plan.options,
+        }
+        record: dict[str, Any] = {"run": _digest(run), "model": model.hash, "spec": model.spec, "column": plan.output}
+        there = rows_out.record()
+        if there is not None and not overwrite:
+            if there.get("run") != record["run"]:
+                raise InputError(f"{rows_out.name} exists already; choose another name, or overwrite it (--overwrite)")
+            _leftovers(rows_out.folder)
+            return Applied(rows_out.name, rows_in.rows, rows_in.rows, int(there.get("invalid", 0)), plan.output)
+        size = part_rows or _part_rows(plan.schema)
+        if size < 1:
+            raise InputError(f"part_rows is {size}; expected at least 1")
+        workspace = Workspace(rows_out.folder, {**run, "part_rows": size}, restart=restart)
+        try:
+            resumed = sum(part.rows for part in workspace.parts)
+            _compute(rows_in, workspace, plan, threads, progress)
+            rows_in.close()
+            record["invalid"] = sum(part.invalid for part in workspace.parts)
+            rows_out.write(plan.schema, workspace.batches(), record, replace=there is not None)
+            workspace.remove()
+        except VecpipeError:
+            if not workspace.parts:
+                workspace.remove()
+            raise
+        except OSError as error:
+            raise InputError(
+                f"{rows_out.name} cannot be written ({error}); finished parts are kept in {rows_out.folder}, "
+                "run again to go on from there"
+            ) from error
+        finally:
+            workspace.close()
+        return Applied(rows_out.name, rows_in.rows, resumed, record["invalid"], plan.output)
+    finally:
+        rows_in.close()
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What to read, what to compute, what to write."""
+
+    columns: list[str]
+    vector: str
+    kept: list[str]
+    output: str
+    schema: Any
+    options: dict[str, Any]
+    compute: Callable[[Any, int], tuple[Any, int]]
+
+
+def _plan(
+    rows_in: Table,
+    rows_out: Target,
+    model: Model,
+    column: str | None,
+    output: str | None,
+    keep: Sequence[str] | None,
+    drop_vector: bool,
+    decode: bool,
+    on_invalid: OnInvalid,
+) -> _Plan:
+    codes = decode and model.codec is not None
+    vector = _code_column(rows_in.schema, column) if codes else vector_column(rows_in.schema, column)
+    name = output or ("decoded" if decode else "code" if model.codec else "vector")
+    width = model.dim if decode else model.output_dim
+    kept = [other for other in rows_in.schema.names if other != vector] if keep is None else list(keep)
+    unknown = [other for other in kept if other not in rows_in.schema.names]
+    if unknown:
+        raise InputError(f"no column {unknown[0]!r} to keep; there are {', '.join(rows_in.schema.names)}")
+    if drop_vector:
+        kept = [other for other in kept if other != vector]
+    elif keep is None:
+        kept = list(rows_in.schema.names)
+    if name in kept:
+        raise InputError(f"the new column would be the second one named {name!r}; give it another name (--as)")
+    if len(set(kept)) < len(kept):
+        raise InputError("a column is kept twice, or two columns of the source have the same name")
+    if decode:
+        _check_invertible(model)
+    kind = pa.list_(pa.float32(), width) if decode or model.codec is None else pa.binary()
+    fields = [_plain(rows_in.schema.field(other)) for other in kept]
+    schema = rows_out.prepared(pa.schema([*fields, pa.field(name, kind)]))
+
+    def compute(batch: Any, first_row: int) -> tuple[Any, int]:
+        array = batch.column(vector)
+        if codes:
+            found, valid = from_codes(array, model.bytes_per_vector, column=vector)
+            new, invalid = to_vectors(model.decode(found), valid, fixed=True), 0
+        else:
+            rows = to_rows(
+                array,
+                column=vector,
+                dim=model.output_dim if decode else model.dim,
+                on_invalid=on_invalid,
+                first_row=first_row,
+            )
+            invalid = rows.invalid
+            if decode:
+                new = to_vectors(model.inverse(rows.values), rows.valid, fixed=True)
+            elif model.codec is None:
+                new = to_vectors(*model.transform(rows.values, rows.valid), fixed=True)
+            else:
+                new = to_codes(*model.encode(rows.values, rows.valid))
+        arrays = [_cast(batch.column(other), schema.field(other).type) for other in kept]
+        return pa.RecordBatch.from_arrays([*arrays, new.cast(kind)], schema=schema), invalid
+
+    options = {
+        "target": rows_out.name,
+        "column": vector,
+        "output": name,
+        "keep": kept,
+        "decode": decode,
+        "on_invalid": on_invalid,
+    }
+    return _Plan([*dict.fromkeys([vector, *kept])], vector, kept, name, schema, options, compute)
+
+
+def _plain(field: Any) -> Any:
+    """Return a field without dictionary: those of an Arrow file may not change from batch to batch."""
+    return field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
+
+
+def _cast(array: Any, kind: Any) -> Any:
+    return array if array.type == kind else array.cast(kind)
+
+
+def _check_invertible(model: Model) -> None:
+    if model.codec is None:
+        model.inverse(np.zeros((1, model.output_dim), np.float32))
+    else:
+        model.decode(np.zeros((1, model.bytes_per_vector), np.uint8))
+
+
+def _code_column(schema: Any, column: str | None) -> str:
+    if column is not None:
+        if column not in schema.names:
+            raise InputError(f"no column {column!r}; there are {', '.join(schema.names)}")
+        return column
+    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
+    found = [field.name for field in schema if any(test(field.type) for test in kinds)]
+    if len(found) != 1:
+        what = f"{len(found)} columns hold bytes ({', '.join(found)})" if found else "no column holds bytes"
+        raise InputError(f"cannot tell which column holds the codes: {what}; name it with column=")
+    return str(found[0])
+
+
+def _compute(source: Table, workspace: Workspace, plan: _Plan, threads: int | None, progress: Progress | None) -> None:
+    """Bring the workspace from the parts it has to all parts."""
+    done = sum(part.rows for part in workspace.parts)
+    workers = threads or min(os.cpu_count() or 1, 8)
+    if progress is not None:
+        progress(done, source.rows)
+    blocks = source.read(plan.columns, workspace.part_rows, len(workspace.parts))
+    writer: PartWriter | None = None
+    try:
+        with one_blas_thread(), ThreadPoolExecutor(workers, "vecpipe-apply") as pool:
+            for result in _in_order(pool, _numbered(blocks, workspace.part_rows), plan, 2 * workers):
+                if writer is None:
+                    writer = workspace.writer(plan.schema)
+                if result is None:
+                    writer.finish()
+                    writer = None
+                    continue
+                batch, invalid = result
+                writer.write(batch, invalid)
+                done += batch.num_rows
+                if progress is not None:
+                    progress(done, source.rows)
+    finally:
+        if writer is not None:
+            writer.close()
+    if done != source.rows:
+        raise ResumeError(
+            f"{workspace.folder}: the source has {source.rows} rows, but {done} were read; it has changed meanwhile"
+        )
+
+
+def _numbered(blocks: Iterator[tuple[int, Any]], part_rows: int) -> Iterator[tuple[int, Any]]:
+    """Yield ``(position of the first row, block)``."""
+    offset = 0
+    for part, block in blocks:
+        yield part * part_rows + offset, block
+        offset = 0 if block is None else offset + block.num_rows
+
+
+def _in_order(pool: ThreadPoolExecutor, blocks: Iterator[tuple[int, Any]], plan: _Plan, ahead: int) -> Iterator[Any]:
+    """Compute blocks in several threads, at most ``ahead`` at a time, and yield results in order."""
+    waiting: deque[Future[Any] | None] = deque()
+    for position, block in blocks:
+        waiting.append(None if block is None else pool.submit(plan.compute, block, position))
+        while len(waiting) > ahead:
+            yield _result(waiting.popleft())
+    while waiting:
+        yield _result(waiting.popleft())
+
+
+def _result(future: Future[Any] | None) -> Any:
+    return None if future is None else future.result()
+
+
+def _part_rows(schema: Any) -> int:
+    """Return how many rows make a part of about 64 MB."""
+    row = 0
+    for field in schema:
+        kind = field.type
+        if pa.types.is_fixed_size_list(kind):
+            row += 4 * kind.list_size
+        elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+            row += 4 * 1_024
+        else:
+            row += 256
+    return int(min(max(_PART_BYTES // max(row, 1) // BLOCK_ROWS, 1) * BLOCK_ROWS, _MAX_PART_ROWS))
+
+
+def _digest(run: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
+
+
+def _refuse_itself(source: Path, table: str | None, target: Path, into: str | None) -> None:
+    if target.exists() and source.samefile(target) and (table or "").lower() == (into or "").lower():
+        raise InputError("source and target are the same; write to another name")
+
+
+def _leftovers(folder: Path) -> None:
+    """Remove the parts of a run whose target is in place already."""
+    if folder.is_dir():
+        shutil.rmtree(folder, ignore_errors=True)
