@@ -93,10 +93,7 @@ def _reader(reader: Any) -> Source:
 def _file(path: Path, batch_rows: int) -> Source:
     try:
         if path.suffix in ARROW_SUFFIXES:
-            with pa.memory_map(str(path)) as file:
-                reader = pa.ipc.open_file(file)
-                batches = (reader.get_batch(i) for i in range(reader.num_record_batches))
-                return Source(reader.schema, batches)
+            return _arrow_file(path, batch_rows)
         if path.is_file():
             parquet = pq.ParquetFile(path)
             return Source(parquet.schema_arrow, parquet.iter_batches(batch_rows), parquet.metadata.num_rows)
@@ -108,6 +105,20 @@ def _file(path: Path, batch_rows: int) -> Source:
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: cannot be read as Parquet or Arrow IPC ({error})") from error
     raise InputError(f"{path}: no such file")
+
+
+def _arrow_file(path: Path, batch_rows: int) -> Source:
+    """Open an Arrow IPC file or stream; the map stays open for as long as its batches are in use."""
+    file = pa.memory_map(str(path))
+    try:
+        reader = pa.ipc.open_file(file)
+        batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
+    except pa.ArrowInvalid:
+        file.seek(0)
+        reader = pa.ipc.open_stream(file)
+        batches = list(reader)
+    cut = (batch.slice(at, batch_rows) for batch in batches for at in range(0, batch.num_rows, batch_rows))
+    return Source(reader.schema, cut, sum(batch.num_rows for batch in batches))
 
 
 def vector_column(schema: Any, column: str | None) -> str:
