@@ -74,12 +74,15 @@ def affine(X: Float32, matrix: Float64 | Float32, offset: Float64 | Float32, *, 
     ----------
     X : (n, d) float32
     matrix : (d,) or (d, k)
+        Of wider rows the first d dimensions are taken.
     offset : (k,)
     stable
         Sum in float64. A float32 product differs in the last bit with the number of rows it is computed in
         (BLAS picks other kernels at the edges); rounded from float64 it does not, so that a codec behind it
         writes the same bytes whatever the batch.
     """
+    if X.shape[1] > len(matrix):
+        X = X[:, : len(matrix)]
     if matrix.ndim == 1:
         return np.asarray(X * matrix.astype(np.float32) + offset.astype(np.float32), dtype=np.float32)
     n, k = len(X), matrix.shape[1]

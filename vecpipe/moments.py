@@ -16,6 +16,8 @@ from vecpipe.arrays import Float32, Float64
 class Affine:
     """The map ``x -> x @ matrix + offset``, or ``x * matrix + offset`` where the matrix is 1-D (diagonal).
 
+    Of wider vectors than the matrix has rows the first dimensions are taken, so that truncation is a diagonal map.
+
     Attributes
     ----------
     matrix : (d,) or (d, k) float64
@@ -30,16 +32,14 @@ class Affine:
         """Whether the map works on each dimension alone."""
         return self.matrix.ndim == 1
 
-    def dense(self) -> Float64:
-        """Return the matrix as ``(d, k)``."""
-        return np.diag(self.matrix) if self.diagonal else self.matrix
-
     def then(self, other: Affine) -> Affine:
         """Return the one map that does this one, then ``other``."""
+        kept = len(other.matrix)
+        matrix, offset = self.matrix[..., :kept], self.offset[:kept]
         if other.diagonal:
-            return Affine(self.matrix * other.matrix, self.offset * other.matrix + other.offset)
-        matrix = self.matrix[:, None] * other.matrix if self.diagonal else self.matrix @ other.matrix
-        return Affine(matrix, self.offset @ other.matrix + other.offset)
+            return Affine(matrix * other.matrix, offset * other.matrix + other.offset)
+        product = matrix[:, None] * other.matrix if self.diagonal else matrix @ other.matrix
+        return Affine(product, offset @ other.matrix + other.offset)
 
 
 @dataclass(frozen=True)
@@ -154,13 +154,15 @@ class Moments:
 
     def through(self, step: Affine) -> Moments:
         """Return the moments after an affine step; third and fourth do not carry over."""
+        kept = len(step.matrix)
+        mean, scatter = self.mean[:kept], self.scatter[:kept, :kept]
         if step.diagonal:
-            mean = self.mean * step.matrix + step.offset
-            scatter = self.scatter * np.outer(step.matrix, step.matrix)
+            mean = mean * step.matrix + step.offset
+            scatter = scatter * np.outer(step.matrix, step.matrix)
         else:
-            mean = self.mean @ step.matrix + step.offset
-            scatter = step.matrix.T @ self.scatter @ step.matrix
-        keeps = step.diagonal and bool((step.matrix == 1.0).all())
+            mean = mean @ step.matrix + step.offset
+            scatter = step.matrix.T @ scatter @ step.matrix
+        keeps = step.diagonal and kept == self.dim and bool((step.matrix == 1.0).all())
         third, fourth = (self.third, self.fourth) if keeps else (None, None)
         return Moments(self.weight, self.weight_squared, mean, scatter, third, fourth)
 

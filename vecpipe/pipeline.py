@@ -359,7 +359,7 @@ def _fold(steps: Sequence[Operator]) -> list[Operator | Affine]:
 
     def close() -> None:
         maps = [(step, step.affine()) for step in group]
-        if any(found is not None and not found.diagonal and step.name != "truncate" for step, found in maps):
+        if any(found is not None and not found.diagonal for _, found in maps):
             whole: Affine | None = None
             for _, found in maps:
                 assert found is not None

@@ -38,8 +38,8 @@ class Truncate(Operator):
         return check_dim(self.name, self.k, dim)
 
     def affine(self) -> Affine:
-        """Return the selection as a matrix."""
-        return Affine(np.eye(self.dim, self.k), np.zeros(self.k))
+        """Return the selection as a diagonal map of the first k dimensions."""
+        return Affine(np.ones(self.k), np.zeros(self.k))
 
     def apply(self, X: Float32, *, stable: bool = False) -> Float32:
         """Return ``(n, k) float32``."""
