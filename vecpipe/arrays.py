@@ -310,7 +310,9 @@ def from_codes(data: Any, width: int, *, column: str = "code") -> tuple[Bytes, M
     """
     if isinstance(data, np.ndarray):
         if data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != width:
-            raise InputError(f"{column}: expected uint8 codes of shape (n, {width}), got {data.dtype} {data.shape}")
+            raise InputError(
+                f"{column}: expected uint8 codes of {width} bytes, shape (n, {width}), got {data.dtype} {data.shape}"
+            )
         return np.ascontiguousarray(data), None
     if not isinstance(data, pa.Array | pa.ChunkedArray):
         data = pa.array(data)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecpipe import container, kernels
-from vecpipe.arrays import MAX_DIM, Bytes, Float32, Mask, nonfinite_rows
+from vecpipe.arrays import MAX_DIM, Bytes, Float32, Mask, from_codes, nonfinite_rows
 from vecpipe.errors import CapabilityError, FitError, InputError, ModelFormatError, SpecError
 from vecpipe.moments import Affine
 from vecpipe.operators import Codec, FitData, Operator
@@ -127,8 +127,7 @@ class Model:
         InputError
             The vectors are not of the width the model was fitted on.
         """
-        if X.shape[1] != self.dim:
-            raise InputError(f"vectors have {X.shape[1]} dimensions, but this model was fitted on {self.dim}")
+        X = _matrix(X, self.dim, "this model was fitted on")
         for step in self._chain:
             if isinstance(step, Affine):
                 X = kernels.affine(X, step.matrix, step.offset, stable=stable)
@@ -148,8 +147,7 @@ class Model:
         CapabilityError
             A step cannot be undone.
         """
-        if Y.shape[1] != self.output_dim:
-            raise InputError(f"vectors have {Y.shape[1]} dimensions, but this model returns {self.output_dim}")
+        Y = _matrix(Y, self.output_dim, "this model returns")
         for step in reversed(self._moves):
             Y = step.invert(Y)
         return Y
@@ -167,6 +165,7 @@ class Model:
             Wrong width, or a value the codec cannot hold.
         """
         codec = self._need_codec("encode")
+        X = _matrix(X, self.dim, "this model was fitted on")
         if codec.direction_only:
             nowhere: Mask = np.asarray(~X.any(axis=1))
             if nowhere.any():
@@ -183,8 +182,11 @@ class Model:
         ------
         CapabilityError
             The model has no codec, or a step cannot be undone.
+        InputError
+            Codes of another length than this model writes.
         """
-        return self.inverse(self._need_codec("decode").decode(codes))
+        codec = self._need_codec("decode")
+        return self.inverse(codec.decode(from_codes(np.asarray(codes), self.bytes_per_vector)[0]))
 
     def _need_codec(self, verb: str) -> Codec:
         if self.codec is None:
@@ -203,6 +205,7 @@ class Model:
         InputError
             Wrong width.
         """
+        Q = _matrix(Q, self.dim, "this model was fitted on")
         moved, valid = self.transform(Q)
         if valid is not None:
             moved = np.where(valid[:, None], moved, np.float32(np.nan))
@@ -220,9 +223,9 @@ class Model:
         items : (n, B) uint8 codes, or (n, k) float32 transformed vectors for a model without codec
         """
         if self.codec is None:
-            vectors = np.asarray(items, dtype=np.float32)
+            vectors = _matrix(items, self.output_dim, "this model returns")
             return exact_scores(queries.moved, vectors, queries.metric)
-        codes = np.asarray(items, dtype=np.uint8)
+        codes, _ = from_codes(np.asarray(items), self.bytes_per_vector)
         products = self.codec.score(queries.prepared, codes)
         products[np.isnan(queries.moved).any(axis=1)] = np.nan
         if queries.metric == "ip":
@@ -319,6 +322,16 @@ class Model:
                 kept = float(spectrum[: step.output_dim(step.dim)].sum())
                 about["variance_kept"] = round(kept / total, 6) if total > 0 else 1.0
         return about
+
+
+def _matrix(X: Any, dim: int, who: str) -> Float32:
+    """Return ``(n, dim) float32`` of any matrix of numbers."""
+    found = np.asarray(X)
+    if found.ndim != 2 or found.dtype.kind not in "fiu":
+        raise InputError(f"expected a matrix of numbers (rows, dimensions), got {found.dtype} of shape {found.shape}")
+    if found.shape[1] != dim:
+        raise InputError(f"vectors have {found.shape[1]} dimensions, but {who} {dim}")
+    return found.astype(np.float32, copy=False)
 
 
 def exact_scores(Q: Float32, X: Float32, metric: Metric) -> Float32:

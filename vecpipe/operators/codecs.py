@@ -38,7 +38,7 @@ class Float16(Codec):
             A value beyond 65504, the largest half float.
         """
         with np.errstate(over="ignore"):
-            halves = X.astype("<f2")
+            halves = np.ascontiguousarray(X, dtype="<f2")
         if not np.isfinite(halves).all():
             row = int(np.flatnonzero(~np.isfinite(halves).all(axis=1))[0])
             raise InputError(f"float16: row {row} holds a value beyond 65504; scale the vectors first")
