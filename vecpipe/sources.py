@@ -95,7 +95,7 @@ def _file(path: Path, batch_rows: int) -> Source:
         if path.suffix in ARROW_SUFFIXES:
             return _arrow_file(path, batch_rows)
         if path.is_file():
-            parquet = pq.ParquetFile(path)
+            parquet = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
             return Source(parquet.schema_arrow, parquet.iter_batches(batch_rows), parquet.metadata.num_rows)
         if path.is_dir():
             return open_source(ds.dataset(path, format="parquet"), batch_rows=batch_rows)

@@ -25,6 +25,9 @@ BLOCK_ROWS = 8_192
 
 DUCKDB_SUFFIXES = (".duckdb", ".ddb", ".db")
 PARQUET_SUFFIXES = (".parquet", ".pq")
+DUCKDB_MEMORY = "512MB"
+"""What DuckDB may hold while a table streams through: its default is most of the machine, kept as a cache."""
+
 _BUFFER_BYTES = 1 << 20
 
 
@@ -162,7 +165,7 @@ class ParquetTable(_FileTable):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._file = pq.ParquetFile(path, buffer_size=_BUFFER_BYTES)
+        self._file = pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False)
         metadata = self._file.metadata
         self.schema = self._file.schema_arrow
         self.rows = int(metadata.num_rows)
@@ -223,6 +226,7 @@ class DuckDBTable:
             raise EngineError(f"{path}: DuckDB cannot open it for reading ({error})") from error
         try:
             self._con.execute("SET preserve_insertion_order = true")
+            self._con.execute(f"SET memory_limit = '{DUCKDB_MEMORY}'")
             self.schema = self._con.sql(f"SELECT * FROM {self._name} LIMIT 0").to_arrow_table().schema
             count, last = self._one(f"SELECT count(*), coalesce(max(rowid), -1) FROM {self._name}")
         except duckdb.BinderException as error:
