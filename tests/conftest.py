@@ -1,0 +1,76 @@
+"""What the tests share: connections, small seeded data of awkward kinds, and real data where there is any."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pytest
+from hypothesis import settings
+
+import vecpipe
+
+settings.register_profile("vecpipe", deadline=None, derandomize=True, max_examples=60)
+settings.load_profile("vecpipe")
+
+
+def anisotropic(rows: int = 600, dim: int = 12, seed: int = 0) -> npt.NDArray[np.float32]:
+    """Rows as embeddings are: a few strong directions, correlated dimensions, a mean that is not zero."""
+    rng = np.random.default_rng(seed)
+    mix = rng.standard_normal((dim, dim)) * (0.8 ** np.arange(dim))[:, None]
+    return (rng.standard_normal((rows, dim)) @ mix + 0.5 * rng.standard_normal(dim)).astype(np.float32)
+
+
+def fixed(X: npt.NDArray[np.generic], valid: npt.NDArray[np.bool_] | None = None) -> pa.FixedSizeListArray:
+    """A matrix as a fixed-size list column of its own number type."""
+    mask = None if valid is None else pa.array(~valid)
+    return pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), X.shape[1], mask=mask)
+
+
+def table_of(X: npt.NDArray[np.generic], **columns: object) -> pa.Table:
+    """A table ``id, emb`` and more columns."""
+    return pa.table({"id": np.arange(len(X)), "emb": fixed(X), **columns})
+
+
+def vectors(relation: duckdb.DuckDBPyConnection | duckdb.DuckDBPyRelation) -> npt.NDArray[np.float32]:
+    """The first column of a result as a matrix, NULL rows as NaN."""
+    column = relation.to_arrow_table().column(0).combine_chunks()
+    width = max((len(value) for value in column.to_pylist() if value is not None), default=0)
+    return np.array([[np.nan] * width if value is None else value for value in column.to_pylist()], np.float32)
+
+
+@pytest.fixture
+def X() -> npt.NDArray[np.float32]:
+    return anisotropic()
+
+
+@pytest.fixture
+def con() -> Iterator[duckdb.DuckDBPyConnection]:
+    connection = vecpipe.connect()
+    yield connection
+    connection.close()
+
+
+@pytest.fixture
+def docs(con: duckdb.DuckDBPyConnection, X: npt.NDArray[np.float32]) -> duckdb.DuckDBPyConnection:
+    """A connection with a table ``docs(id, emb FLOAT[12])``."""
+    data = table_of(X)
+    con.register("docs_data", data)
+    con.execute(f"CREATE TABLE docs AS SELECT id, emb::FLOAT[{X.shape[1]}] AS emb FROM docs_data")
+    con.unregister("docs_data")
+    return con
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real embeddings: the one named by VECPIPE_DATA, or a data folder beside the checkout."""
+    beside = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+    folder = Path(os.environ.get("VECPIPE_DATA", beside))
+    if not folder.is_dir():
+        pytest.skip("no data folder; set VECPIPE_DATA to one")
+    return folder
