@@ -76,7 +76,7 @@ def to_rows(
     column
         Name used in errors.
     dim
-        Width the vectors must have; None takes the width of the first valid row.
+        Width the vectors must have; None takes the width that most rows have.
     on_invalid
         ``"error"`` raises on a row that breaks a rule, ``"null"`` counts it and treats it as NULL.
     first_row
@@ -114,7 +114,7 @@ def _arrow(data: Any, column: str) -> Any:
         if hasattr(data, "__arrow_c_stream__"):
             data = pa.chunked_array(data)
         elif hasattr(data, "__arrow_c_array__") or isinstance(data, Sequence):
-            data = pa.array(data)
+            data = _from_python(data, column)
         else:
             raise InputError(f"{column}: expected a column of vectors, got {type(data).__name__}")
     if isinstance(data, pa.ChunkedArray):
@@ -131,6 +131,13 @@ def _arrow(data: Any, column: str) -> Any:
             "cast the column to FLOAT[n] or FLOAT[] first"
         )
     return data
+
+
+def _from_python(data: Any, column: str) -> Any:
+    try:
+        return pa.array(data)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise InputError(f"{column}: cannot be read as a column ({error})") from error
 
 
 def _is_list(kind: Any) -> bool:
@@ -188,6 +195,12 @@ def _from_fixed(array: Any, column: str, dim: int | None) -> tuple[Float32, Mask
     return _as_float32(flat.reshape(-1, width), column), valid, nulls, broken
 
 
+def _usual(lengths: npt.NDArray[np.int64]) -> int:
+    """Return the commonest length above 0 (the least of several), so that it depends on no order of the rows."""
+    found, counts = np.unique(lengths[lengths > 0], return_counts=True)
+    return int(found[counts.argmax()]) if found.size else 0
+
+
 def _from_lists(
     array: Any, column: str, dim: int | None, on_invalid: OnInvalid, first_row: int
 ) -> tuple[Float32, Mask | None, int, Any]:
@@ -198,10 +211,10 @@ def _from_lists(
     live = np.arange(n) if valid is None else np.flatnonzero(valid)
     if live.size == 0:
         return np.zeros((n, dim or 1), np.float32), valid if n else None, nulls, _NO_ROWS
-    width = dim if dim is not None else int(lengths[live[0]])
+    width = dim if dim is not None else _usual(lengths[live])
     wrong = live[lengths[live] != width]
     if wrong.size and on_invalid == "error":
-        _check_dim(int(lengths[wrong[0]]), width, column, first_row + int(wrong[0]))
+        _check_dim(int(lengths[wrong[0]]), width or None, column, first_row + int(wrong[0]))
     _check_dim(width, dim, column, first_row + int(live[0]))
     start, stop = int(offsets[0]), int(offsets[-1])
     child = array.values.slice(start, stop - start)
@@ -315,7 +328,7 @@ def from_codes(data: Any, width: int, *, column: str = "code") -> tuple[Bytes, M
             )
         return np.ascontiguousarray(data), None
     if not isinstance(data, pa.Array | pa.ChunkedArray):
-        data = pa.array(data)
+        data = _from_python(data, column)
     if isinstance(data, pa.ChunkedArray):
         data = data.chunk(0) if data.num_chunks == 1 else data.combine_chunks()
     if pa.types.is_null(data.type):

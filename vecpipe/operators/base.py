@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import difflib
+import math
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -88,7 +89,7 @@ class Parameter:
         if isinstance(value, int | float) and not isinstance(value, bool):
             low = -np.inf if self.minimum is None else self.minimum
             high = np.inf if self.maximum is None else self.maximum
-            if not low <= value <= high:
+            if not (low <= value <= high and math.isfinite(value)):
                 raise SpecError(f"{where} is {value}; expected {self.expected()}")
         if isinstance(value, str) and self.choices and value not in self.choices:
             near = difflib.get_close_matches(value, self.choices, 1)
