@@ -25,7 +25,7 @@ BLOCK_ROWS = 8_192
 
 DUCKDB_SUFFIXES = (".duckdb", ".ddb", ".db")
 PARQUET_SUFFIXES = (".parquet", ".pq")
-DUCKDB_MEMORY = "512MB"
+DUCKDB_MEMORY = "256MB"
 """What DuckDB may hold while a table streams through: its default is most of the machine, kept as a cache."""
 
 _BUFFER_BYTES = 1 << 20

@@ -1,0 +1,67 @@
+"""The command line. Each command lives in a module of its own that is imported when it is called for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import click
+import duckdb
+
+from vecpipe.errors import VecpipeError
+from vecpipe.version import __version__
+
+_COMMANDS = {
+    "demo": "vecpipe.cli.demo:demo",
+    "fit": "vecpipe.cli.rows:fit",
+    "apply": "vecpipe.cli.rows:apply",
+    "search": "vecpipe.cli.search:search",
+    "sql": "vecpipe.cli.sql:sql",
+    "models": "vecpipe.cli.models:models",
+    "show": "vecpipe.cli.models:show",
+    "export": "vecpipe.cli.models:export",
+    "import": "vecpipe.cli.models:import_",
+    "operators": "vecpipe.cli.operators:operators",
+    "bench": "vecpipe.bench.commands:bench",
+}
+
+
+class Commands(click.Group):
+    """Finds commands by name, and turns every error on purpose into one paragraph and exit code 1."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names, in the order one meets them."""
+        return [name for name, place in _COMMANDS.items() if find_spec(place.partition(":")[0]) is not None]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command."""
+        place = _COMMANDS.get(cmd_name)
+        if place is None or cmd_name not in self.list_commands(ctx):
+            return None
+        module, _, name = place.partition(":")
+        command = getattr(import_module(module), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except (VecpipeError, duckdb.Error) as error:
+            from vecpipe.cli.output import message
+
+            raise click.ClickException(message(error)) from error
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="vecpipe")
+def main() -> None:
+    """Embedding transforms as SQL: fit, compress, store and search vectors in DuckDB, Parquet and Arrow.
+
+    \b
+    vecpipe demo                                          see it at work on real text
+    vecpipe fit docs.parquet 'pca(128) | int8' --out docs.vecpipe
+    vecpipe apply docs.parquet docs.vecpipe codes.parquet
+    vecpipe sql                                           a prompt with every vec_ function
+    """

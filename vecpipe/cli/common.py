@@ -1,0 +1,103 @@
+"""What several commands share: opening databases, finding a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vecpipe.errors import EngineError, InputError, ModelNotFoundError
+
+if TYPE_CHECKING:
+    import duckdb
+
+    from vecpipe.pipeline import Model
+
+
+@contextmanager
+def database(path: Path, *, read_only: bool = True) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open a database with the functions registered, and close it.
+
+    Raises
+    ------
+    InputError
+        There is no such file, or it is no DuckDB database.
+    EngineError
+        DuckDB cannot open it, for example because another process has it open.
+    """
+    from vecpipe.engines.duckdb import connect
+    from vecpipe.etl.tables import is_duckdb
+
+    if read_only and not path.is_file():
+        raise InputError(f"{path}: no such database")
+    if path.exists() and not is_duckdb(path):
+        raise InputError(f"{path} is not a DuckDB database")
+    con = connect(path, read_only=read_only)
+    try:
+        yield con
+    finally:
+        con.close()
+
+
+def model_from_file(path: Path) -> Model:
+    """Read a model file.
+
+    Raises
+    ------
+    InputError
+        It cannot be read.
+    ModelFormatError
+        It is no model.
+    """
+    from vecpipe.pipeline import Model
+
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
+    return Model.from_bytes(data)
+
+
+def model_from_database(path: Path, name: str) -> Model:
+    """Return the newest model of a name in a database's catalog.
+
+    Raises
+    ------
+    ModelNotFoundError
+        There is no catalog, or no such model in it.
+    """
+    from vecpipe.engines.duckdb import load_model
+
+    with database(path) as con:
+        try:
+            return load_model(con, name)
+        except EngineError as error:
+            if "vecpipe.models" not in str(error) and "register(con)" not in str(error):
+                raise
+            raise ModelNotFoundError(f"{path} holds no models yet; vecpipe fit --db stores one") from error
+
+
+def find_model(model: str, db: Path | None, *others: Path) -> Model:
+    """Return a model by file, or by name from a catalog: of ``db``, else of the databases at hand.
+
+    Raises
+    ------
+    ModelNotFoundError
+        It is neither a file nor a name in any of them.
+    """
+    from vecpipe.etl.tables import is_duckdb
+
+    if db is None and Path(model).is_file():
+        return model_from_file(Path(model))
+    places = [db] if db is not None else [path for path in others if path.is_file() and is_duckdb(path)]
+    if not places:
+        raise ModelNotFoundError(
+            f"{model}: no such model file; to take a model by name from a catalog, say which database (--db)"
+        )
+    for place in places[:-1]:
+        try:
+            return model_from_database(place, model)
+        except ModelNotFoundError:
+            continue
+    return model_from_database(places[-1], model)
