@@ -94,37 +94,6 @@ class Moments:
         centred -= mean
         return _centred_moments(centred, weights, total, mean)
 
-    @staticmethod
-    def of_block(X: Float32, weights: Float64 | None = None, squares: Float32 | None = None) -> Moments:
-        """Return the moments of one block of at most some 10,000 rows, its products in float32.
-
-        The block is multiplied as it stands while no mean is large beside the deviation (the cancellation then
-        costs at most two bits) and centred first where one is. ``squares`` are the rows' squared norms, where known.
-        """
-        ones = np.ones(len(X)) if weights is None else weights
-        total = float(ones.sum())
-        if total == 0.0:
-            return Moments.empty(X.shape[1])
-        w = ones.astype(np.float32)
-        mean = (w @ X).astype(np.float64) / total
-        if weights is None:
-            product = (X.T @ X).astype(np.float64)
-        else:
-            scaled = X * np.sqrt(w)[:, None]
-            product = (scaled.T @ scaled).astype(np.float64)
-        scatter = product - total * np.outer(mean, mean)
-        spread = np.diagonal(scatter) / total
-        if (mean * mean > 4.0 * spread).any():
-            centred = X.astype(np.float64)
-            mean = ones @ centred / total
-            centred -= mean
-            return _centred_moments(centred.astype(np.float32), ones, total, mean)
-        norms = (np.einsum("ij,ij->i", X, X) if squares is None else squares).astype(np.float64)
-        norms += float(mean @ mean) - 2.0 * (X @ mean.astype(np.float32))
-        pull = ones * norms
-        third = (pull.astype(np.float32) @ X).astype(np.float64) - pull.sum() * mean
-        return Moments(total, float(ones @ ones), mean, scatter, third, float(pull @ norms))
-
     def merge(self, other: Moments) -> Moments:
         """Return the moments of both streams together (Chan, Golub and LeVeque 1983)."""
         if other.weight == 0.0:
@@ -165,6 +134,80 @@ class Moments:
         keeps = step.diagonal and kept == self.dim and bool((step.matrix == 1.0).all())
         third, fourth = (self.third, self.fourth) if keeps else (None, None)
         return Moments(self.weight, self.weight_squared, mean, scatter, third, fourth)
+
+
+@dataclass(frozen=True)
+class BlockSums:
+    """Sums over one block of rows, its products in float32; ``MomentSum`` adds them up in float64.
+
+    Attributes
+    ----------
+    weight, weight_squared, square, fourth : float
+        Sums of w, w^2, w |x|^2 and w |x|^4.
+    total, third : (d,) float64
+        Sums of w x and of w |x|^2 x.
+    product : (d, d) float32
+        Sum of w x x^T.
+    """
+
+    weight: float
+    weight_squared: float
+    square: float
+    fourth: float
+    total: Float64
+    third: Float64
+    product: Float32
+
+    @property
+    def off_centre(self) -> bool:
+        """Whether a mean is so large beside the deviation that subtracting it later would cost over two bits."""
+        mean = self.total / self.weight
+        spread = np.diagonal(self.product) / self.weight - mean * mean
+        return not bool((mean * mean <= 4.0 * spread).all())  # NaN, from values whose squares overflow, counts too
+
+
+class MomentSum:
+    """Moments in the making: blocks are added as they stand, which costs one matrix addition each.
+
+    A block whose mean is large beside its deviation is centred first and kept apart.
+    """
+
+    def __init__(self, dim: int) -> None:
+        self._apart = Moments.empty(dim)
+        self._weight = self._weight_squared = self._square = self._fourth = 0.0
+        self._total, self._third = np.zeros(dim), np.zeros(dim)
+        self._product = np.zeros((dim, dim))
+
+    def add_block(self, sums: BlockSums, X: Float32, weights: Float64 | None) -> None:
+        """Add a block by its sums, or by its rows where the sums would lose precision."""
+        if sums.weight == 0.0:
+            return
+        if sums.off_centre:
+            self.add(Moments.of_rows(X, weights))
+            return
+        self._weight += sums.weight
+        self._weight_squared += sums.weight_squared
+        self._square += sums.square
+        self._fourth += sums.fourth
+        self._total += sums.total
+        self._third += sums.third
+        self._product += sums.product
+
+    def add(self, moments: Moments) -> None:
+        """Add moments of other rows."""
+        self._apart = self._apart.merge(moments)
+
+    def moments(self) -> Moments:
+        """Return the moments of everything added, around the mean."""
+        if self._weight == 0.0:
+            return self._apart
+        weight, mean = self._weight, self._total / self._weight
+        length, pulled = float(mean @ mean), self._product @ mean
+        third = self._third - (self._square - 2.0 * weight * length) * mean - 2.0 * pulled
+        fourth = self._fourth + 4.0 * float(mean @ pulled) - 4.0 * float(mean @ self._third)
+        fourth += 2.0 * length * self._square - 3.0 * weight * length * length
+        scatter = self._product - weight * np.outer(mean, mean)
+        return Moments(weight, self._weight_squared, mean, scatter, third, fourth).merge(self._apart)
 
 
 def _centred_moments(centred: Float32 | Float64, weights: Float64, total: float, mean: Float64) -> Moments:

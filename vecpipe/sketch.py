@@ -7,7 +7,6 @@ hash. It knows nothing of operators: it is what a stream of rows leaves behind.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,152 +15,13 @@ import numpy.typing as npt
 from vecpipe import container
 from vecpipe.arrays import MAX_DIM, Float32, Float64, Rows
 from vecpipe.errors import InputError, ModelFormatError
-from vecpipe.kernels import BLOCK_ROWS, squared_norms
-from vecpipe.moments import Moments
+from vecpipe.kernels import BLOCK_ROWS
+from vecpipe.moments import BlockSums, Moments, MomentSum
+from vecpipe.sample import BottomK, Hashes, Sample, hash_sums, mix_hashes, sample_capacity
 
-SAMPLE_ROWS = 65_536
-_SAMPLE_BYTES = 128 << 20
-_SLACK = 16_384
+_PIECE_BYTES = 384 << 10
 _MOMENTS_FROM = 16_384
 """Rows from which moments are accumulated as the rows come: a smaller stream keeps its rows and no matrix."""
-
-Hashes = npt.NDArray[np.uint64]
-
-
-def sample_capacity(dim: int) -> int:
-    """Return how many rows a sample of this width holds: at most 65,536, and at most 128 MB of float32."""
-    return min(SAMPLE_ROWS, max(1_024, _SAMPLE_BYTES // (4 * dim)))
-
-
-def row_hashes(X: Float32) -> Hashes:
-    """Return a 64-bit content hash for each row of ``(n, d) float32``.
-
-    Multilinear hashing modulo 2**64 over the row's bits (Lemire and Kaser 2014) with splitmix64 multipliers, then
-    the splitmix64 finaliser. A product modulo 2**64 forgets the high bits of a word, and those are all in which
-    rows of signs or small integers differ: the bytes are therefore hashed in both orders. Equal rows have equal
-    hashes on every machine.
-    """
-    n, d = X.shape
-    if d % 2:
-        X = np.concatenate([X, np.zeros((n, 1), np.float32)], axis=1)
-    words = np.ascontiguousarray(X).view(np.uint64)
-    width = words.shape[1]
-    multipliers = _finalise(np.arange(1, 2 * width + 1, dtype=np.uint64)) | np.uint64(1)
-    forward = np.einsum("ij,j->i", words, multipliers[:width])
-    backward = np.einsum("ij,j->i", words.byteswap(), multipliers[width:])
-    return _finalise(_finalise(forward) ^ backward)
-
-
-def _finalise(z: Hashes) -> Hashes:
-    with np.errstate(over="ignore"):
-        z = z + np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Distinct rows of a stream with the smallest content hashes, in order of the hash.
-
-    Attributes
-    ----------
-    rows : (m, d) float32
-    weights : (m,) float64
-        Sum of the weights of all occurrences of the row.
-    counts : (m,) int64
-        Number of occurrences.
-    """
-
-    hashes: Hashes
-    rows: Float32
-    counts: npt.NDArray[np.int64]
-    weights: Float64
-
-
-class _BottomK:
-    """The rows with the k smallest hashes seen so far, each once, with exact counts and weights.
-
-    A row that ends among the k smallest was among them ever since it first came, so its count misses nothing.
-    """
-
-    def __init__(self, dim: int) -> None:
-        self.capacity = sample_capacity(dim)
-        self.full = False
-        self._dim = dim
-        self._size = 0
-        self._limit = np.uint64(0xFFFFFFFFFFFFFFFF)
-        self._rows = np.empty((0, dim), np.float32)
-        self._hashes = np.empty(0, np.uint64)
-        self._counts = np.empty(0, np.int64)
-        self._weights = np.empty(0, np.float64)
-
-    def __len__(self) -> int:
-        return self._size
-
-    def add(self, X: Float32, hashes: Hashes, counts: npt.NDArray[np.int64] | None, weights: Float64) -> None:
-        """Offer rows; those above the limit are passed over."""
-        if self.full:
-            near = np.flatnonzero(hashes <= self._limit)
-            X, hashes, weights = X[near], hashes[near], weights[near]
-            counts = None if counts is None else counts[near]
-        start = 0
-        while start < len(X):
-            if self._size >= self.capacity + _SLACK:
-                self.compact()
-            take = min(len(X) - start, self.capacity + _SLACK - self._size)
-            self._reserve(self._size + take)
-            here, there = slice(self._size, self._size + take), slice(start, start + take)
-            self._rows[here], self._hashes[here] = X[there], hashes[there]
-            self._counts[here] = 1 if counts is None else counts[there]
-            self._weights[here] = weights[there]
-            self._size += take
-            start += take
-
-    def _reserve(self, size: int) -> None:
-        room = len(self._hashes)
-        if size <= room:
-            return
-        room = min(max(size, 2 * room, 256), self.capacity + _SLACK)
-        for name in ("_rows", "_hashes", "_counts", "_weights"):
-            old = getattr(self, name)
-            new = np.empty((room, *old.shape[1:]), old.dtype)
-            new[: self._size] = old[: self._size]
-            setattr(self, name, new)
-
-    def compact(self) -> None:
-        """Join equal rows and drop those beyond the capacity, moving as few rows as possible."""
-        order = np.argsort(self._hashes[: self._size])
-        ordered = self._hashes[order]
-        starts = np.ones(self._size, dtype=bool)
-        np.not_equal(ordered[1:], ordered[:-1], out=starts[1:])
-        first = order[starts]
-        if len(first) < self._size:
-            group = np.cumsum(starts) - 1
-            self._counts[first] = np.bincount(group, self._counts[order], len(first)).astype(np.int64)
-            self._weights[first] = np.bincount(group, self._weights[order], len(first))
-        if len(first) > self.capacity:
-            first = first[: self.capacity]
-            self.full, self._limit = True, self._hashes[first[-1]]
-        size = len(first)
-        keep = np.zeros(self._size, dtype=bool)
-        keep[first] = True
-        holes = np.flatnonzero(~keep[:size])
-        movers = size + np.flatnonzero(keep[size:])
-        for array in (self._rows, self._hashes, self._counts, self._weights):
-            array[holes] = array[movers]
-        self._size = size
-
-    def restore_limit(self) -> None:
-        """Take what was read back as the smallest of a longer stream."""
-        if self._size >= self.capacity:
-            self.full, self._limit = True, self._hashes[: self._size].max()
-
-    def sample(self) -> Sample:
-        """Return what is kept, ordered by hash."""
-        self.compact()
-        order = np.argsort(self._hashes[: self._size])
-        return Sample(self._hashes[order], self._rows[order], self._counts[order], self._weights[order])
 
 
 class Sketch:
@@ -189,8 +49,8 @@ class Sketch:
         self.norm_sum = 0.0
         self.minimum = np.full(dim, np.inf, np.float32)
         self.maximum = np.full(dim, -np.inf, np.float32)
-        self._kept = _BottomK(dim)
-        self._streamed: Moments | None = None
+        self._kept = BottomK(dim)
+        self._streamed: MomentSum | None = None
         self._pending: list[tuple[Float32, Float64 | None]] = []
         self._pending_rows = 0
         self._lock = threading.Lock()
@@ -221,29 +81,34 @@ class Sketch:
             self._block(X[start:stop], None if weights is None else weights[start:stop])
 
     def _block(self, X: Float32, weights: Float64 | None) -> None:
-        hashes = row_hashes(X)
-        norms = squared_norms(X)
-        low, high = X.min(axis=0), X.max(axis=0)
+        about = _look(X, weights)
         direct = self._streamed is not None and len(X) >= BLOCK_ROWS // 2
-        part = Moments.of_block(X, weights, norms) if direct else None
-        filled = np.ones(len(X)) if weights is None else weights
+        sums = about.sums(X, weights) if direct else None
         with self._lock:
             self.count += len(X)
-            self.zeros += int((norms == 0).sum())
-            self.norm_sum += float(np.sqrt(norms.astype(np.float64)) @ filled)
-            np.minimum(self.minimum, low, out=self.minimum)
-            np.maximum(self.maximum, high, out=self.maximum)
+            self.zeros += int((about.squares == 0).sum())
+            self.norm_sum += float(np.sqrt(about.squares) @ about.weights)
+            np.minimum(self.minimum, about.low, out=self.minimum)
+            np.maximum(self.maximum, about.high, out=self.maximum)
             if self._streamed is None and len(self._kept) + len(X) > _MOMENTS_FROM:
                 self._stream()
-            if part is not None and self._streamed is not None:
-                self._streamed = self._streamed.merge(part)
+            if sums is not None and self._streamed is not None:
+                self._streamed.add_block(sums, X, weights)
             elif self._streamed is not None:
                 self._queue(X, weights)
-            self._kept.add(X, hashes, None, filled)
+            self._kept.add(X, about.hashes, None, about.weights)
 
     def _stream(self) -> None:
         """Begin to accumulate moments, from the rows kept so far (all there were)."""
-        self._streamed = _moments_of(self._kept.sample(), self.dim, Moments.of_block)
+        self._streamed = MomentSum(self.dim)
+        sample = self._kept.sample()
+        for start in range(0, len(sample.rows), BLOCK_ROWS):
+            part = slice(start, start + BLOCK_ROWS)
+            self._add_rows(self._streamed, sample.rows[part], sample.weights[part])
+
+    @staticmethod
+    def _add_rows(moments: MomentSum, X: Float32, weights: Float64 | None) -> None:
+        moments.add_block(_look(X, weights).sums(X, weights), X, weights)
 
     def _queue(self, X: Float32, weights: Float64 | None) -> None:
         """Gather small batches into a block worth a product."""
@@ -258,7 +123,7 @@ class Sketch:
             weights = None
             if any(w is not None for _, w in self._pending):
                 weights = np.concatenate([np.ones(len(r)) if w is None else w for r, w in self._pending])
-            self._streamed = self._streamed.merge(Moments.of_block(X, weights))
+            self._add_rows(self._streamed, X, weights)
         self._pending, self._pending_rows = [], 0
 
     @property
@@ -280,10 +145,10 @@ class Sketch:
         """Return the weighted moments of all rows that counted."""
         with self._lock:
             if self._whole():
-                return _moments_of(self._kept.sample(), self.dim, Moments.of_rows)
+                return _exact_moments(self._kept.sample(), self.dim)
             self._flush()
             assert self._streamed is not None
-            return self._streamed
+            return self._streamed.moments()
 
     def merge(self, other: Sketch) -> None:
         """Take in another sketch, as if its rows had come here.
@@ -309,8 +174,7 @@ class Sketch:
                 self._stream()
             if self._streamed is not None:
                 self._flush()
-                moments = moments or _moments_of(theirs, self.dim, Moments.of_block)
-                self._streamed = self._streamed.merge(moments)
+                self._streamed.add(moments or _exact_moments(theirs, self.dim))
             self._kept.add(theirs.rows, theirs.hashes, theirs.counts, theirs.weights)
 
     def to_bytes(self) -> bytes:
@@ -376,16 +240,61 @@ class Sketch:
         sketch._kept.add(arrays["rows"], arrays["hashes"], arrays["counts"], arrays["weights"])
         if "scatter" in arrays:
             weight, squared, fourth = (float(value) for value in arrays["sums"])
-            sketch._streamed = Moments(weight, squared, arrays["mean"], arrays["scatter"], arrays["third"], fourth)
+            sketch._streamed = MomentSum(dim)
+            sketch._streamed.add(Moments(weight, squared, arrays["mean"], arrays["scatter"], arrays["third"], fourth))
             sketch._kept.restore_limit()
         return sketch
 
 
-def _moments_of(sample: Sample, dim: int, of: Callable[[Float32, Float64 | None], Moments]) -> Moments:
-    """Return the moments of a sample block by block, by ``Moments.of_rows`` or ``of_block``."""
+def _exact_moments(sample: Sample, dim: int) -> Moments:
+    """Return the moments of a sample in float64 throughout, in the order of the hashes."""
     moments = Moments.empty(dim)
-    plain = bool((sample.weights == 1.0).all())
     for start in range(0, len(sample.rows), BLOCK_ROWS):
-        block = slice(start, start + BLOCK_ROWS)
-        moments = moments.merge(of(sample.rows[block], None if plain else sample.weights[block]))
+        part = slice(start, start + BLOCK_ROWS)
+        moments = moments.merge(Moments.of_rows(sample.rows[part], sample.weights[part]))
     return moments
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What one pass over a block finds: see ``_look``."""
+
+    hashes: Hashes
+    squares: Float64
+    low: Float32
+    high: Float32
+    weights: Float64
+    total: Float64
+    third: Float64
+
+    def sums(self, X: Float32, weights: Float64 | None) -> BlockSums:
+        """Return the sums of the block, adding the one product that costs."""
+        scaled = X if weights is None else X * np.sqrt(weights).astype(np.float32)[:, None]
+        w = self.weights
+        square, fourth = float(w @ self.squares), float(w @ self.squares**2)
+        product = np.asarray(scaled.T @ scaled, dtype=np.float32)
+        return BlockSums(float(w.sum()), float(w @ w), square, fourth, self.total, self.third, product)
+
+
+def _look(X: Float32, weights: Float64 | None) -> _Look:
+    """Pass over a block once, in pieces that stay in cache: hashes, squared norms, extrema, first and third sums."""
+    n, d = X.shape
+    rows = max(16, _PIECE_BYTES // (4 * d))
+    filled = np.ones(n) if weights is None else weights
+    sums_low, sums_high, squares = np.empty(n, np.uint64), np.empty(n, np.uint64), np.empty(n, np.float32)
+    low, high = np.full(d, np.inf, np.float32), np.full(d, -np.inf, np.float32)
+    total, third = np.zeros(d), np.zeros(d)
+    for start in range(0, n, rows):
+        part = slice(start, start + rows)
+        piece = X[part]
+        sums_low[part], sums_high[part] = hash_sums(piece)
+        np.einsum("ij,ij->i", piece, piece, out=squares[part])
+        np.minimum(low, piece.min(axis=0), out=low)
+        np.maximum(high, piece.max(axis=0), out=high)
+        pulls = np.empty((2, len(piece)), np.float32)
+        pulls[0], pulls[1] = filled[part], filled[part] * squares[part]
+        first_and_third = pulls @ piece
+        total += first_and_third[0]
+        third += first_and_third[1]
+    hashes = mix_hashes(sums_low, sums_high)
+    return _Look(hashes, squares.astype(np.float64), low, high, filled, total, third)

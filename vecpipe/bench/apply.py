@@ -21,12 +21,14 @@ _FIT_ROWS = 8_192
 def run(rows: int, dim: int, runs: int, console: Console) -> list[Line]:
     """Measure and print; return the lines."""
     con = vecpipe.connect()
+    con.execute("SET enable_progress_bar = false")
     console.print(f"{rows:,} x {dim} float32 in a DuckDB table, {runs} runs each, medians")
     X = fill_table(con, "docs", rows, dim)
     kept = min(128, dim)
 
     def execute(sql: str, **parameters: Any) -> list[tuple[Any, ...]]:
-        return con.execute(sql, parameters or None).fetchall()
+        rows: list[tuple[Any, ...]] = con.execute(sql, parameters or None).fetchall()
+        return rows
 
     def store(query: str) -> None:
         execute(f"CREATE OR REPLACE TABLE out AS {query}")

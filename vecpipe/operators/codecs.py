@@ -155,7 +155,7 @@ class Int8(Codec):
             part = levels @ linear
             levels *= levels
             norms[start : start + _NORM_ROWS] = part + levels @ square
-        return np.maximum(norms + np.float32(middle @ middle), np.float32(0))
+        return np.asarray(np.maximum(norms + np.float32(middle @ middle), np.float32(0)))
 
     @property
     def noise(self) -> float:
