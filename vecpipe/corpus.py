@@ -69,7 +69,8 @@ def _all() -> Iterator[Document]:
             module = importlib.import_module(name)
         except ImportError:
             continue
-        yield from _module(module, name.partition(".")[0], f"{name}.")
+        package = name.partition(".")[0]
+        yield from _module(module, package if package in _PACKAGES else "python", f"{name}.")
     yield from _folder(Path(sysconfig.get_paths()["stdlib"]), "")
     for package in _PACKAGES:
         spec = find_spec(package)

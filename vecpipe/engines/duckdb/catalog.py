@@ -49,7 +49,7 @@ def model_names(con: duckdb.DuckDBPyConnection) -> list[str]:
     return [name for (name,) in run(con, _NAMES).fetchall()]
 
 
-def run(con: duckdb.DuckDBPyConnection, sql: str, parameters: list[Any] | None = None) -> Any:
+def run(con: duckdb.DuckDBPyConnection, sql: str, parameters: list[Any] | dict[str, Any] | None = None) -> Any:
     """Execute a statement; what the database refuses becomes an ``EngineError`` that holds the statement."""
     try:
         return con.execute(sql, parameters) if parameters is not None else con.execute(sql)
