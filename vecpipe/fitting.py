@@ -28,6 +28,7 @@ def fit(
     *,
     column: str | None = None,
     weight: str | None = None,
+    queries: Any = None,
     on_invalid: OnInvalid = "error",
     threads: int | None = None,
     progress: Progress | None = None,
@@ -47,6 +48,9 @@ def fit(
         Column of the vectors; not needed when only one column holds lists.
     weight
         Column of row weights, for example word frequencies.
+    queries
+        A sample of queries, for operators that are fitted to them too: for a connection a query text, otherwise
+        any source, with the same column.
     on_invalid
         What a ragged, NaN or infinite row does: ``"error"`` stops, ``"null"`` leaves it out and counts it.
     threads
@@ -78,7 +82,11 @@ def fit(
     sketch = sketch_source(
         opened, column=column, weight=weight, on_invalid=on_invalid, threads=threads, progress=progress
     )
-    return fit_sketch(sketch, steps)
+    asked = None
+    if queries is not None:
+        opened = open_source(source, queries) if isinstance(queries, str) and query else open_source(queries)
+        asked = sketch_source(opened, column=column, on_invalid=on_invalid, threads=threads)
+    return fit_sketch(sketch, steps, asked)
 
 
 def sketch_source(

@@ -82,7 +82,9 @@ class Model:
             width = step.output_dim(width)
             self.widths.append(width)
         self.output_dim = width
-        self._chain = _fold(self._moves)
+        self._chain = _fold([(step, step.affine()) for step in self._moves])
+        two_sided = any(type(step).query_affine is not Operator.query_affine for step in self._moves)
+        self._query_chain = _fold([(step, step.query_affine()) for step in self._moves]) if two_sided else self._chain
 
     def __repr__(self) -> str:
         return f"Model({self.spec!r}, dim={self.dim}, output={self.output_type}, hash={self.hash[:12]})"
@@ -127,12 +129,22 @@ class Model:
         InputError
             The vectors are not of the width the model was fitted on.
         """
+        return self._run(self._chain, X, valid, stable=stable)
+
+    def transform_queries(self, Q: Float32, valid: Mask | None = None) -> tuple[Float32, Mask | None]:
+        """Apply the query side of the steps: what ``transform`` does, but for operators with two sides."""
+        return self._run(self._query_chain, Q, valid, stable=False)
+
+    def _run(
+        self, chain: Sequence[Operator | Affine], X: Float32, valid: Mask | None, *, stable: bool
+    ) -> tuple[Float32, Mask | None]:
         X = _matrix(X, self.dim, "this model was fitted on")
-        for step in self._chain:
+        on_queries = chain is not self._chain
+        for step in chain:
             if isinstance(step, Affine):
                 X = kernels.affine(X, step.matrix, step.offset, stable=stable)
             else:
-                X = step.apply(X, stable=stable)
+                X = step.apply_query(X) if on_queries else step.apply(X, stable=stable)
                 if step.undefines:
                     X, valid = _drop(X, valid)
         if self._moves:
@@ -206,7 +218,7 @@ class Model:
             Wrong width.
         """
         Q = _matrix(Q, self.dim, "this model was fitted on")
-        moved, valid = self.transform(Q)
+        moved, valid = self.transform_queries(Q)
         if valid is not None:
             moved = np.where(valid[:, None], moved, np.float32(np.nan))
         ready = np.nan_to_num(moved)
@@ -365,36 +377,33 @@ def _drop(X: Float32, valid: Mask | None) -> tuple[Float32, Mask | None]:
     return X, valid
 
 
-def _fold(steps: Sequence[Operator]) -> list[Operator | Affine]:
+def _fold(steps: Sequence[tuple[Operator, Affine | None]]) -> list[Operator | Affine]:
     """Fold neighbouring affine steps into one product wherever a product is needed anyway."""
     chain: list[Operator | Affine] = []
-    group: list[Operator] = []
+    group: list[tuple[Operator, Affine]] = []
 
     def close() -> None:
-        maps = [(step, step.affine()) for step in group]
-        if any(found is not None and not found.diagonal for _, found in maps):
-            whole: Affine | None = None
-            for _, found in maps:
-                assert found is not None
-                whole = found if whole is None else whole.then(found)
-            assert whole is not None
-            chain.append(whole)
+        if all(found.diagonal for _, found in group):
+            chain.extend(step for step, _ in group)
         else:
-            chain.extend(group)
+            whole = group[0][1]
+            for _, found in group[1:]:
+                whole = whole.then(found)
+            chain.append(whole)
         group.clear()
 
-    for step in steps:
-        if step.affine() is None:
+    for step, found in steps:
+        if found is None:
             close()
             chain.append(step)
         else:
-            group.append(step)
+            group.append((step, found))
     close()
     return chain
 
 
-def fit_sketch(sketch: Sketch, spec: str | Sequence[Operator]) -> Model:
-    """Fit a spec from a sketch.
+def fit_sketch(sketch: Sketch, spec: str | Sequence[Operator], queries: Sketch | None = None) -> Model:
+    """Fit a spec from a sketch of the rows and, for operators that ask for one, a sketch of sample queries.
 
     Leading affine steps are fitted from the exact moments, carried through each step analytically; from the first
     step that is not affine, from the sample carried through the steps before it.
@@ -414,15 +423,9 @@ def fit_sketch(sketch: Sketch, spec: str | Sequence[Operator]) -> Model:
     width = sketch.dim
     for step in steps:
         width = step.output_dim(width)
-    moments = sketch.moments()
-    if moments.weight <= 0.0:
-        raise FitError("all weights are zero, there is nothing to fit")
-
-    def sample() -> tuple[Float32, npt.NDArray[np.float64]]:
-        kept = sketch.sample()
-        return kept.rows, kept.weights
-
-    data = FitData(sketch.dim, sketch.count, sample, moments)
+    if queries is not None and queries.dim != sketch.dim:
+        raise InputError(f"queries have {queries.dim} dimensions, but the rows have {sketch.dim}")
+    data = _fit_data(sketch, None if queries is None else _fit_data(queries, None))
     bound: list[Operator] = []
     for step in steps:
         ready = step.bind(data.dim, step.fit(data))
@@ -431,6 +434,17 @@ def fit_sketch(sketch: Sketch, spec: str | Sequence[Operator]) -> Model:
             data = data.after(ready)
     info = FitInfo(sketch.count, sketch.nulls, sketch.invalid, sketch.zeros)
     return Model(bound, sketch.dim, info)
+
+
+def _fit_data(sketch: Sketch, queries: FitData | None) -> FitData:
+    if sketch.weight_sum <= 0.0:
+        raise FitError("all weights are zero, there is nothing to fit")
+
+    def sample() -> tuple[Float32, npt.NDArray[np.float64]]:
+        kept = sketch.sample()
+        return kept.rows, kept.weights
+
+    return FitData(sketch.dim, sketch.count, sample, sketch.moments, queries)
 
 
 def peek(data: bytes) -> dict[str, Any]:

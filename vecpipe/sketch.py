@@ -37,6 +37,8 @@ class Sketch:
         Rows that counted.
     nulls, invalid, zeros : int
         NULL rows, rows turned to NULL for breaking a rule, and zero vectors (these count).
+    weight_sum, norm_sum : float
+        Sums of the weights, and of the weighted lengths.
     minimum, maximum : (d,) float32
     """
 
@@ -46,6 +48,7 @@ class Sketch:
         self.nulls = 0
         self.invalid = 0
         self.zeros = 0
+        self.weight_sum = 0.0
         self.norm_sum = 0.0
         self.minimum = np.full(dim, np.inf, np.float32)
         self.maximum = np.full(dim, -np.inf, np.float32)
@@ -87,6 +90,7 @@ class Sketch:
         with self._lock:
             self.count += len(X)
             self.zeros += int((about.squares == 0).sum())
+            self.weight_sum += float(about.weights.sum())
             self.norm_sum += float(np.sqrt(about.squares) @ about.weights)
             np.minimum(self.minimum, about.low, out=self.minimum)
             np.maximum(self.maximum, about.high, out=self.maximum)
@@ -167,6 +171,7 @@ class Sketch:
             self.nulls += other.nulls
             self.invalid += other.invalid
             self.zeros += other.zeros
+            self.weight_sum += other.weight_sum
             self.norm_sum += other.norm_sum
             np.minimum(self.minimum, other.minimum, out=self.minimum)
             np.maximum(self.maximum, other.maximum, out=self.maximum)
@@ -200,6 +205,7 @@ class Sketch:
             "nulls": self.nulls,
             "invalid": self.invalid,
             "zeros": self.zeros,
+            "weight_sum": self.weight_sum,
             "norm_sum": self.norm_sum,
         }
         return container.write("sketch", meta, arrays)
@@ -220,6 +226,7 @@ class Sketch:
         sketch.nulls = container.integer(meta, "nulls", 0)
         sketch.invalid = container.integer(meta, "invalid", 0)
         sketch.zeros = container.integer(meta, "zeros", 0)
+        sketch.weight_sum = container.number(meta, "weight_sum")
         sketch.norm_sum = container.number(meta, "norm_sum")
         m = len(arrays["hashes"]) if "hashes" in arrays else 0
         shapes = {

@@ -122,14 +122,22 @@ class FitData:
         Returns sample rows ``(m, d) float32``, carried through the steps before, and their weights ``(m,)``;
         called only when an operator asks for rows.
     moments
-        Moments of all rows, where they are known.
+        Returns the moments of all rows, where they are known; called only when an operator asks for them.
+    queries
+        The same for a sample of queries, where one was given.
     """
 
     def __init__(
-        self, dim: int, count: int, sample: Callable[[], tuple[Float32, Float64]], moments: Moments | None
+        self,
+        dim: int,
+        count: int,
+        sample: Callable[[], tuple[Float32, Float64]],
+        moments: Callable[[], Moments] | None,
+        queries: FitData | None = None,
     ) -> None:
         self.dim = dim
         self.count = count
+        self.queries = queries
         self._sample = sample
         self._exact = moments
 
@@ -150,24 +158,30 @@ class FitData:
     @cached_property
     def moments(self) -> Moments:
         """Moments of the rows: of all of them where that is known, else of the sample."""
-        return self._exact if self._exact is not None else Moments.of_rows(self.rows, self.weights)
+        return self._exact() if self._exact is not None else Moments.of_rows(self.rows, self.weights)
 
     @cached_property
     def full_moments(self) -> Moments:
         """Moments with the third and fourth order sums, from the sample where the exact ones have lost them."""
         return self.moments if self.moments.fourth is not None else Moments.of_rows(self.rows, self.weights)
 
-    def after(self, step: Operator) -> FitData:
+    def after(self, step: Operator, *, of_queries: bool = False) -> FitData:
         """Return what the next operator is fitted from, once this bound step has been applied."""
-        affine = step.affine()
-        moments = None if affine is None or self._exact is None else self._exact.through(affine)
+        affine = step.query_affine() if of_queries else step.affine()
+
+        def moved() -> Moments:
+            assert affine is not None
+            return self.moments.through(affine)
 
         def carried() -> tuple[Float32, Float64]:
-            rows, weights = step.apply(self.rows), self.weights
+            rows = step.apply_query(self.rows) if of_queries else step.apply(self.rows)
+            weights = self.weights
             lost = nonfinite_rows(rows) if step.undefines else np.zeros(0, np.int64)
             return (np.delete(rows, lost, axis=0), np.delete(weights, lost)) if lost.size else (rows, weights)
 
-        return FitData(step.output_dim(self.dim), self.count, carried, moments)
+        moments = None if affine is None or self._exact is None else moved
+        queries = None if self.queries is None else self.queries.after(step, of_queries=True)
+        return FitData(step.output_dim(self.dim), self.count, carried, moments, queries)
 
     def quantiles(self, levels: Iterable[float]) -> Float64:
         """Return weighted per-dimension quantiles of the sample, ``(len(levels), d)``.
@@ -271,6 +285,14 @@ class Operator:
         if step is None:
             raise CapabilityError(f"{self.name} does not return vectors")
         return kernels.affine(X, step.matrix, step.offset, stable=stable)
+
+    def query_affine(self) -> Affine | None:
+        """Return the affine map for queries: that of rows, unless the operator has two sides."""
+        return self.affine()
+
+    def apply_query(self, Q: Float32) -> Float32:
+        """Return ``(m, k) float32`` for queries: what rows get, unless the operator has two sides."""
+        return self.apply(Q)
 
     def invert(self, Y: Float32) -> Float32:
         """Return the vectors that ``apply`` maps nearest to these: the inverse, or the pseudo-inverse.
