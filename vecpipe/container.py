@@ -80,7 +80,7 @@ def read(kind: str, data: bytes) -> tuple[dict[str, Any], Arrays]:
             f"{kind}: format version {head.get('format')!r}, but this vecpipe reads {FORMAT_VERSION}; upgrade vecpipe"
         )
     try:
-        entries: list[tuple[str, Any]] = _deserialize(data)
+        entries: list[tuple[str, Any]] = _deserialize(bytes(data))
         arrays = {name: _array(entry) for name, entry in entries}
     except ModelFormatError:
         raise

@@ -19,6 +19,7 @@ from vecpipe.arrays import MAX_DIM, Bytes, Float32, Mask, from_codes, nonfinite_
 from vecpipe.errors import CapabilityError, FitError, InputError, ModelFormatError, SpecError
 from vecpipe.moments import Affine
 from vecpipe.operators import Codec, FitData, Operator
+from vecpipe.operators.base import check_widths
 from vecpipe.sketch import Sketch
 from vecpipe.spec import format_spec, parse
 from vecpipe.version import __version__
@@ -295,20 +296,24 @@ class Model:
         dim = container.integer(record, "dim", 1, MAX_DIM)
         try:
             steps = parse(container.text(record, "spec"))
-            states: list[dict[str, npt.NDArray[Any]]] = [{} for _ in steps]
+            check_widths(steps, dim)
+            states: dict[str, dict[str, npt.NDArray[Any]]] = {str(position): {} for position in range(len(steps))}
             for key, array in arrays.items():
                 position, _, name = key.partition(".")
-                if not position.isdigit() or len(position) > 3 or int(position) >= len(steps):
+                if position not in states:
                     raise ModelFormatError(f"model: array {key!r} belongs to no step")
-                states[int(position)][name] = array
+                states[position][name] = array
             bound, width = [], dim
-            for step, state in zip(steps, states, strict=True):
+            for step, state in zip(steps, states.values(), strict=True):
                 bound.append(step.bind(width, state))
                 width = step.output_dim(width)
         except SpecError as error:
             raise ModelFormatError(f"model: {error}") from error
         counts = {name: container.integer(record, name, 0) for name in ("rows", "nulls", "invalid", "zeros")}
         model = Model(bound, dim, FitInfo(**counts))
+        for name, value in (("output", model.output_type), ("bytes", model.bytes_per_vector)):
+            if record.get(name) != value:
+                raise ModelFormatError(f"model: {name} is {record.get(name)!r}, but its spec makes it {value!r}")
         model.__dict__["_bytes"] = bytes(data)
         return model
 
@@ -420,9 +425,7 @@ def fit_sketch(sketch: Sketch, spec: str | Sequence[Operator], queries: Sketch |
         raise FitError(
             f"no rows to fit {format_spec(steps)!r} from ({sketch.nulls} NULL, {sketch.invalid} invalid rows)"
         )
-    width = sketch.dim
-    for step in steps:
-        width = step.output_dim(width)
+    check_widths(steps, sketch.dim)
     if queries is not None and queries.dim != sketch.dim:
         raise InputError(f"queries have {queries.dim} dimensions, but the rows have {sketch.dim}")
     data = _fit_data(sketch, None if queries is None else _fit_data(queries, None))

@@ -30,6 +30,8 @@ Layout = dict[str, tuple[Any, tuple[int, ...]]]
 FAMILIES = ("normalise", "whiten", "reduce", "rotate", "quantise")
 MAX_MATRIX = 1 << 26
 """Largest matrix an operator may hold, in elements: a model from a stranger cannot ask for more."""
+MAX_REBUILT = 1 << 25
+"""Elements of all matrices of one model that are rebuilt at load from a state much smaller than they are."""
 
 
 def param(
@@ -249,6 +251,10 @@ class Operator:
         """
         return dim
 
+    def rebuilt_elements(self, dim: int) -> int:
+        """Return the size of the matrix that ``prepare_state`` makes from a state much smaller than it is."""
+        return 0
+
     def fit(self, data: FitData) -> State:
         """Return what is learnt, a flat dict of arrays as ``layout`` declares them."""
         return {}
@@ -418,6 +424,22 @@ def _parameters(cls: type[Operator]) -> tuple[Parameter, ...]:
             Parameter(item.name, kinds, item.default, meta["doc"], meta["minimum"], meta["maximum"], meta["choices"])
         )
     return tuple(found)
+
+
+def check_widths(steps: Iterable[Operator], dim: int) -> None:
+    """Check that vectors of this width can go through the steps, before anything is made.
+
+    Raises
+    ------
+    SpecError
+        A step cannot take the width it would get, or the steps ask for too much memory together.
+    """
+    rebuilt = 0
+    for step in steps:
+        rebuilt += step.rebuilt_elements(dim)
+        dim = step.output_dim(dim)
+    if rebuilt > MAX_REBUILT:
+        raise SpecError(f"the steps of kind=hadamard make matrices of {rebuilt} elements, at most {MAX_REBUILT} fit")
 
 
 def check_dim(name: str, k: int, dim: int, what: str = "dimensions") -> int:

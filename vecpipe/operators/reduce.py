@@ -136,6 +136,10 @@ class Project(Operator):
             return check_dim(self.name, self.k, power_of_two(dim), "outputs")
         return self.k
 
+    def rebuilt_elements(self, dim: int) -> int:
+        """Return the elements of the hadamard kind's matrix, the transform's padding included."""
+        return power_of_two(dim) * self.k if self.kind == "hadamard" else 0
+
     def fit(self, data: FitData) -> State:
         """Draw the matrix ``(d, k) float32``, or the signs ``(d,)`` and outputs ``(k,)`` of the hadamard kind."""
         d, rng = data.dim, random_generator(self.seed)

@@ -45,6 +45,10 @@ class Rotate(Operator):
         check_matrix(self.name, dim, dim)
         return dim
 
+    def rebuilt_elements(self, dim: int) -> int:
+        """Return d^2 for the hadamard kind."""
+        return dim * dim if self.kind == "hadamard" else 0
+
     def fit(self, data: FitData) -> State:
         """Draw the matrix ``(d, d) float32``, or the signs ``(4, d) int8`` of the hadamard kind."""
         if self.kind == "random":
