@@ -44,7 +44,8 @@ class Normalize(Operator):
         length = np.sqrt(square if self.kind == "l2" else square / X.shape[1] + self.eps)
         if self.kind == "layer":
             # A constant row leaves rounding noise of the mean behind, not exact zeros.
-            flat = square <= X.shape[1] * (1e-14 * np.abs(X).max(axis=1, keepdims=True, initial=0.0).astype(np.float64)) ** 2
+            peak = np.abs(X).max(axis=1, keepdims=True, initial=0.0).astype(np.float64)
+            flat = square <= X.shape[1] * (1e-14 * peak) ** 2
             return np.asarray(np.where(flat, 0.0, wide / np.where(flat, 1.0, length)), dtype=np.float32)
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray(wide / np.where(length > 0, length, np.nan), dtype=np.float32)
