@@ -44,8 +44,8 @@ def vectors(relation: duckdb.DuckDBPyConnection | duckdb.DuckDBPyRelation) -> np
     return np.array([[np.nan] * width if value is None else value for value in column.to_pylist()], np.float32)
 
 
-@pytest.fixture
-def X() -> npt.NDArray[np.float32]:
+@pytest.fixture(name="X")
+def rows_of_docs() -> npt.NDArray[np.float32]:
     return anisotropic()
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -54,6 +56,8 @@ SPECS = {
 }
 """Specs that cover each operator: every kind and every parameter away from its default."""
 
+T = TypeVar("T")
+
 ALL = [spec for specs in SPECS.values() for spec in specs]
 CODES = [spec for spec in ALL if isinstance(parse(spec)[-1], Codec)]
 CHAINS = ["center | pca(8) | rotate | int8", "normalize | whiten | truncate(6)", "standardize | power(0.5) | pca(4)"]
@@ -100,6 +104,16 @@ def assert_same(a: np.ndarray, b: np.ndarray, added: np.ndarray | float = 0.0) -
     assert (np.isnan(a) == np.isnan(b)).all()
     scale = np.maximum(np.linalg.norm(np.nan_to_num(a), axis=1), added)[:, None]
     assert np.nan_to_num(np.abs(a - b) / np.maximum(scale, 1e-30)).max(initial=0.0) <= 1e-6
+
+
+def attempt(call: Callable[[], T], refusal: type[VecpipeError], reason: str) -> T | None:
+    """What a call returns, or None where it refuses for this reason."""
+    try:
+        return call()
+    except refusal as error:
+        if reason not in str(error):
+            raise
+        return None
 
 
 def magnitude(model: Model, X: np.ndarray) -> np.ndarray | float:
@@ -278,10 +292,8 @@ def test_results_are_finite_or_marked(spec):
 @pytest.mark.parametrize("spec", ALL + CHAINS)
 def test_one_row_fits_or_says_why_not(spec):
     X = anisotropic(1)
-    try:
-        model = fitted(spec, X)
-    except FitError as error:
-        assert "whiten" in str(error)
+    model = attempt(lambda: fitted(spec, X), FitError, "whiten")
+    if model is None:
         return
     assert model.info.rows == 1
     assert len(result(model, X)) == 1
@@ -290,10 +302,8 @@ def test_one_row_fits_or_says_why_not(spec):
 @pytest.mark.parametrize("spec", ALL)
 def test_rows_that_are_all_the_same_fit_or_say_why_not(spec):
     X = np.repeat(anisotropic(1), 50, axis=0)
-    try:
-        model = fitted(spec, X)
-    except FitError as error:
-        assert "whiten" in str(error)
+    model = attempt(lambda: fitted(spec, X), FitError, "whiten")
+    if model is None:
         return
     values = result(model, X)
     assert_same(values, np.repeat(values[:1], 50, axis=0))
@@ -303,10 +313,8 @@ def test_rows_that_are_all_the_same_fit_or_say_why_not(spec):
 def test_one_dimension_fits_or_says_why_not(spec):
     X = anisotropic(200, 1)
     spec = re.sub(r"\((5|7|8|9|12|20)", "(1", spec)
-    try:
-        model = fitted(spec, X)
-    except SpecError as error:
-        assert "remove" in str(error)
+    model = attempt(lambda: fitted(spec, X), SpecError, "remove")
+    if model is None:
         return
     assert len(result(model, X)) == 200
 
@@ -315,10 +323,8 @@ def test_one_dimension_fits_or_says_why_not(spec):
 def test_constant_dimensions_do_no_harm(spec):
     X = anisotropic()
     X[:, [0, 5, 11]] = [3.0, 0.0, -1.0]
-    try:
-        model = fitted(spec, X)
-    except FitError as error:
-        assert "cholesky" in str(error)
+    model = attempt(lambda: fitted(spec, X), FitError, "cholesky")
+    if model is None:
         return
     values, valid = model.encode(X) if model.codec else model.transform(X)
     assert valid is None or valid.all()
@@ -360,10 +366,8 @@ def test_the_inverse_is_a_right_inverse_or_a_clear_refusal(spec):
     X = anisotropic()
     model = fitted(spec, X)
     Y, _ = model.transform(X)
-    try:
-        back = model.inverse(Y)
-    except CapabilityError as error:
-        assert "cannot be undone" in str(error)
+    back = attempt(lambda: model.inverse(Y), CapabilityError, "cannot be undone")
+    if back is None:
         return
     assert back.shape == X.shape
     np.testing.assert_allclose(model.transform(back)[0], Y, atol=1e-3 * np.abs(Y).max())

@@ -300,7 +300,7 @@ def test_rotations_keep_every_distance_and_are_orthogonal(kind, dim):
     np.testing.assert_allclose(pdist(model.transform(data)[0]), pdist(data), atol=1e-4)
 
 
-# Codecs: the definitions are those of sentence-transformers' quantize_embeddings ---------------------------------------
+# Codecs: the definitions are those of sentence-transformers' quantize_embeddings -----------------------------------
 
 
 @oracle("float16")
