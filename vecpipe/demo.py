@@ -25,7 +25,7 @@ DIM = 512
 K = 10
 SPECS = {
     "int8": "normalize | int8",
-    "pca": "center | pca(128) | normalize | int8",
+    "pca": "center | pca(256) | normalize | int8",
     "bits": "center | rotate | binary",
 }
 BEST = "int8"
@@ -220,16 +220,12 @@ def _search_all(
     con: Any, vectors: list[Any], name: str | None = None, *, rerank: bool = False
 ) -> tuple[list[set[int]], float]:
     """Return the ids found for each query, and the median milliseconds a query took; exact without a name."""
-    statement = _statement("search")
+    statement = _statement("exact" if name is None else "search")
     found, times = [], []
     for vector in vectors:
-        given = {
-            "q": vector,
-            "model": name,
-            "code": None if name is None else f"code_{name}",
-            "rerank": "emb" if rerank or name is None else None,
-            "k": K,
-        }
+        given: dict[str, Any] = {"q": vector, "k": K}
+        if name is not None:
+            given |= {"model": name, "code": f"code_{name}", "rerank": "emb" if rerank else None}
         start = time.perf_counter()
         rows = run(con, statement, given).fetchall()
         times.append(time.perf_counter() - start)
