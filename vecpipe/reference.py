@@ -1,0 +1,95 @@
+"""The reference page, written from the registry, the scalar functions and the macros: ``python -m vecpipe.reference``."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from vecpipe.engines.duckdb.functions import scalars
+from vecpipe.engines.duckdb.macros import sql_folder
+from vecpipe.operators import FAMILIES, Codec, Operator, parameters, registry
+from vecpipe.spec import signature
+
+_MACRO = re.compile(r"((?:^--.*\n)+)CREATE OR REPLACE MACRO (\w+)\(([^)]*)\) AS( TABLE)?", re.MULTILINE)
+_TITLES = {
+    "normalise": "Normalise",
+    "whiten": "Centre and whiten",
+    "reduce": "Reduce",
+    "rotate": "Rotate",
+    "quantise": "Codecs",
+}
+
+
+def macros() -> Iterator[tuple[str, str, str, bool]]:
+    """Yield name, arguments, help and whether it returns a table, for each public macro in ``sql/macros``."""
+    for path in sorted((sql_folder() / "macros").glob("*.sql")):
+        for match in _MACRO.finditer(path.read_text()):
+            comment, name, arguments, table = match.groups()
+            if not name.startswith("_"):
+                text = " ".join(line.removeprefix("--").strip() for line in comment.splitlines())
+                yield name, " ".join(arguments.split()), text, table is not None
+
+
+def reference() -> str:
+    """Return the reference page as Markdown."""
+    return "\n".join([*_head(), *_functions(), *_operators()]) + "\n"
+
+
+def _head() -> Iterator[str]:
+    yield "# Reference"
+    yield ""
+    yield "Written by `make docs` from the code; `vecpipe operators NAME` shows the same in a terminal."
+
+
+def _functions() -> Iterator[str]:
+    yield from ("", "## SQL functions", "", "| function | returns | what it does |", "|---|---|---|")
+    lines = [
+        (name, f"`{name}({arguments})`", "rows" if table else "a value", text)
+        for name, arguments, text, table in macros()
+    ]
+    lines += [
+        (scalar.name, f"`{scalar.name}({scalar.arguments})`", f"`{scalar.returns}`", scalar.help)
+        for scalar in scalars()
+        if not scalar.name.startswith("_")
+    ]
+    for _, call, returns, text in sorted(lines):
+        yield f"| {call} | {returns} | {text.replace('|', '&#124;')} |"
+
+
+def _operators() -> Iterator[str]:
+    yield from ("", "## Operators", "", "A spec is operators joined by `|`, a codec last: `center | pca(128) | int8`.")
+    for family in FAMILIES:
+        yield from ("", f"### {_TITLES[family]}")
+        for cls in registry().values():
+            if cls.family == family:
+                yield from _operator(cls)
+
+
+def _operator(cls: type[Operator]) -> Iterator[str]:
+    yield from ("", f"#### `{signature(cls)}`", "")
+    yield inspect.getdoc(cls) or ""
+    declared = parameters(cls)
+    if declared:
+        yield from ("", "| parameter | takes | default | meaning |", "|---|---|---|---|")
+        for p in declared:
+            default = "" if p.required else f"`{str(p.default).lower()}`"
+            yield f"| `{p.name}` | {p.expected()} | {default} | {p.doc.replace('|', '&#124;')} |"
+    yield ""
+    if cls.stateless:
+        returns = "BLOB" if issubclass(cls, Codec) else "FLOAT[]"
+        yield f"Also a function of its own: `vec_{cls.name}(v{''.join(', ' + p.name for p in declared)})` -> `{returns}`. "
+    yield f"Source: {cls.source}. Checked against: {cls.oracle}."
+
+
+def main(arguments: list[str]) -> None:
+    """Write the page to the path given, ``docs/reference.md`` by default."""
+    path = Path(arguments[0] if arguments else "docs/reference.md")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(reference())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
