@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-
 from docs_blocks import BLOCK, ROOT, rewritten
+
 from vecpipe.operators import registry
 from vecpipe.reference import reference
 

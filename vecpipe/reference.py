@@ -1,4 +1,7 @@
-"""The reference page, written from the registry, the scalar functions and the macros: ``python -m vecpipe.reference``."""
+"""The reference page, written from the registry, the scalar functions and the macros.
+
+``python -m vecpipe.reference docs/reference.md`` writes it.
+"""
 
 from __future__ import annotations
 
@@ -80,7 +83,8 @@ def _operator(cls: type[Operator]) -> Iterator[str]:
     yield ""
     if cls.stateless:
         returns = "BLOB" if issubclass(cls, Codec) else "FLOAT[]"
-        yield f"Also a function of its own: `vec_{cls.name}(v{''.join(', ' + p.name for p in declared)})` -> `{returns}`. "
+        names = ", ".join(["v", *(p.name for p in declared)])
+        yield f"Also a function of its own: `vec_{cls.name}({names})` -> `{returns}`."
     yield f"Source: {cls.source}. Checked against: {cls.oracle}."
 
 
