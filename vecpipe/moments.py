@@ -32,6 +32,11 @@ class Affine:
         """Whether the map works on each dimension alone."""
         return self.matrix.ndim == 1
 
+    def of(self, x: Float64) -> Float64:
+        """Return the image of one vector ``(d,) float64``."""
+        kept = x[: len(self.matrix)]
+        return np.asarray(kept * self.matrix + self.offset if self.diagonal else kept @ self.matrix + self.offset)
+
     def then(self, other: Affine) -> Affine:
         """Return the one map that does this one, then ``other``."""
         kept = len(other.matrix)
@@ -124,12 +129,10 @@ class Moments:
     def through(self, step: Affine) -> Moments:
         """Return the moments after an affine step; third and fourth do not carry over."""
         kept = len(step.matrix)
-        mean, scatter = self.mean[:kept], self.scatter[:kept, :kept]
+        mean, scatter = step.of(self.mean), self.scatter[:kept, :kept]
         if step.diagonal:
-            mean = mean * step.matrix + step.offset
             scatter = scatter * np.outer(step.matrix, step.matrix)
         else:
-            mean = mean @ step.matrix + step.offset
             scatter = step.matrix.T @ scatter @ step.matrix
         keeps = step.diagonal and kept == self.dim and bool((step.matrix == 1.0).all())
         third, fourth = (self.third, self.fourth) if keeps else (None, None)

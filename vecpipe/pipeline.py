@@ -430,11 +430,12 @@ def fit_sketch(sketch: Sketch, spec: str | Sequence[Operator], queries: Sketch |
         raise InputError(f"queries have {queries.dim} dimensions, but the rows have {sketch.dim}")
     data = _fit_data(sketch, None if queries is None else _fit_data(queries, None))
     bound: list[Operator] = []
-    for step in steps:
-        ready = step.bind(data.dim, step.fit(data))
-        bound.append(ready)
-        if not isinstance(ready, Codec):
-            data = data.after(ready)
+    with kernels.one_blas_thread():  # several threads round otherwise, and the model would depend on their number
+        for step in steps:
+            ready = step.bind(data.dim, step.fit(data))
+            bound.append(ready)
+            if not isinstance(ready, Codec):
+                data = data.after(ready)
     info = FitInfo(sketch.count, sketch.nulls, sketch.invalid, sketch.zeros)
     return Model(bound, sketch.dim, info)
 
@@ -447,7 +448,7 @@ def _fit_data(sketch: Sketch, queries: FitData | None) -> FitData:
         kept = sketch.sample()
         return kept.rows, kept.weights
 
-    return FitData(sketch.dim, sketch.count, sample, sketch.moments, queries)
+    return FitData(sketch.dim, sketch.count, sample, sketch.moments, queries, sketch.mean)
 
 
 def peek(data: bytes) -> dict[str, Any]:

@@ -154,6 +154,20 @@ class Sketch:
             assert self._streamed is not None
             return self._streamed.moments()
 
+    def mean(self) -> Float64:
+        """Return the weighted mean ``(d,)`` of all rows that counted, without their scatter where that is possible."""
+        with self._lock:
+            if not self._whole():
+                self._flush()
+                assert self._streamed is not None
+                return self._streamed.moments().mean
+            sample = self._kept.sample()
+        total = np.zeros(self.dim)
+        for start in range(0, len(sample.rows), BLOCK_ROWS):
+            part = slice(start, start + BLOCK_ROWS)
+            total += sample.weights[part] @ sample.rows[part].astype(np.float64)
+        return np.asarray(total / sample.weights.sum())
+
     def merge(self, other: Sketch) -> None:
         """Take in another sketch, as if its rows had come here.
 

@@ -127,6 +127,8 @@ class FitData:
         Returns the moments of all rows, where they are known; called only when an operator asks for them.
     queries
         The same for a sample of queries, where one was given.
+    mean
+        Returns the mean of all rows, where that is known without their moments.
     """
 
     def __init__(
@@ -136,12 +138,14 @@ class FitData:
         sample: Callable[[], tuple[Float32, Float64]],
         moments: Callable[[], Moments] | None,
         queries: FitData | None = None,
+        mean: Callable[[], Float64] | None = None,
     ) -> None:
         self.dim = dim
         self.count = count
         self.queries = queries
         self._sample = sample
         self._exact = moments
+        self._mean = mean
 
     @cached_property
     def _rows_and_weights(self) -> tuple[Float32, Float64]:
@@ -163,6 +167,11 @@ class FitData:
         return self._exact() if self._exact is not None else Moments.of_rows(self.rows, self.weights)
 
     @cached_property
+    def mean(self) -> Float64:
+        """Mean of the rows, ``(d,)``; cheaper than the moments where nothing else of them is needed."""
+        return self.moments.mean if self._mean is None else self._mean()
+
+    @cached_property
     def full_moments(self) -> Moments:
         """Moments with the third and fourth order sums, from the sample where the exact ones have lost them."""
         return self.moments if self.moments.fourth is not None else Moments.of_rows(self.rows, self.weights)
@@ -175,6 +184,10 @@ class FitData:
             assert affine is not None
             return self.moments.through(affine)
 
+        def moved_mean() -> Float64:
+            assert affine is not None
+            return affine.of(self.mean)
+
         def carried() -> tuple[Float32, Float64]:
             rows = step.apply_query(self.rows) if of_queries else step.apply(self.rows)
             weights = self.weights
@@ -182,8 +195,9 @@ class FitData:
             return (np.delete(rows, lost, axis=0), np.delete(weights, lost)) if lost.size else (rows, weights)
 
         moments = None if affine is None or self._exact is None else moved
+        mean = None if affine is None or self._mean is None else moved_mean
         queries = None if self.queries is None else self.queries.after(step, of_queries=True)
-        return FitData(step.output_dim(self.dim), self.count, carried, moments, queries)
+        return FitData(step.output_dim(self.dim), self.count, carried, moments, queries, mean)
 
     def quantiles(self, levels: Iterable[float]) -> Float64:
         """Return weighted per-dimension quantiles of the sample, ``(len(levels), d)``.

@@ -35,7 +35,7 @@ class Center(Operator):
 
     def fit(self, data: FitData) -> State:
         """Learn the mean, ``(d,) float64``."""
-        return {"mean": data.moments.mean}
+        return {"mean": data.mean}
 
     def layout(self, dim: int) -> Layout:
         """Return one mean vector."""
