@@ -98,7 +98,7 @@ def to_rows(
         values, valid, nulls, ragged = _from_lists(array, column, dim, on_invalid, first_row)
     if ragged.size and on_invalid == "error":
         row = int(ragged[0])
-        raise InputError(f"{column}: row {first_row + row} has a NULL element; every element must be a number")
+        raise null_element(f"{column}: row {first_row + row}")
     if ragged.size:
         valid = np.ones(len(values), dtype=bool) if valid is None else valid
         valid[ragged] = False
@@ -168,8 +168,28 @@ def _as_float32(flat: npt.NDArray[Any], column: str) -> Float32:
 _NO_ROWS = np.zeros(0, dtype=np.int64)
 
 
-def _check_dim(found: int, dim: int | None, column: str, row: int | None = None) -> None:
-    where = column if row is None else f"{column}: row {row}"
+def null_element(where: str) -> InputError:
+    """Return the error for a vector with a NULL element; ``where`` names column and row."""
+    return InputError(f"{where} has a NULL element; every element must be a number")
+
+
+def not_finite(where: str, row: npt.NDArray[Any]) -> InputError:
+    """Return the error for a row ``(d,)`` with NaN or an infinite value; ``where`` names column and row."""
+    rule = "NaN" if np.isnan(row).any() else "an infinite value (or one beyond float32)"
+    return InputError(
+        f"{where} holds {rule}; every element must be finite. "
+        "vec_is_valid(v) finds such rows; where on_invalid is offered, 'null' turns them to NULL"
+    )
+
+
+def check_width(found: int, dim: int | None, where: str) -> None:
+    """Refuse a width that no vector has, or another one than ``dim``; ``where`` names column and row.
+
+    Raises
+    ------
+    InputError
+        No dimensions, too many, or not ``dim``.
+    """
     if found > MAX_DIM:
         raise InputError(f"{where} has {found} dimensions; at most {MAX_DIM} are supported")
     if found == 0:
@@ -184,7 +204,7 @@ def _from_fixed(array: Any, column: str, dim: int | None) -> tuple[Float32, Mask
     if nulls == len(array) and dim is not None:
         width = dim
         return np.zeros((nulls, width), np.float32), np.zeros(nulls, bool), nulls, _NO_ROWS
-    _check_dim(width, dim, column)
+    check_width(width, dim, column)
     child = array.values.slice(array.offset * width, len(array) * width)
     flat = _numbers(child, column)
     valid = None if nulls == 0 else np.asarray(array.is_valid().to_numpy(zero_copy_only=False))
@@ -214,8 +234,8 @@ def _from_lists(
     width = dim if dim is not None else _usual(lengths[live])
     wrong = live[lengths[live] != width]
     if wrong.size and on_invalid == "error":
-        _check_dim(int(lengths[wrong[0]]), width or None, column, first_row + int(wrong[0]))
-    _check_dim(width, dim, column, first_row + int(live[0]))
+        check_width(int(lengths[wrong[0]]), width or None, f"{column}: row {first_row + int(wrong[0])}")
+    check_width(width, dim, f"{column}: row {first_row + int(live[0])}")
     start, stop = int(offsets[0]), int(offsets[-1])
     child = array.values.slice(start, stop - start)
     flat = _numbers(child, column)
@@ -247,7 +267,7 @@ def _finish(
     first_row: int,
 ) -> Rows:
     """Check width and finiteness; zero the rows that do not count."""
-    _check_dim(values.shape[1], dim, column)
+    check_width(values.shape[1], dim, column)
     if valid is not None:
         values = np.where(valid[:, None], values, np.float32(0))
     bad = nonfinite_rows(values)
@@ -255,11 +275,7 @@ def _finish(
         return Rows(values, valid, nulls, 0)
     if on_invalid == "error":
         row = int(bad[0])
-        rule = "NaN" if np.isnan(values[row]).any() else "an infinite value (or one beyond float32)"
-        raise InputError(
-            f"{column}: row {first_row + row} holds {rule}; every element must be finite. "
-            "vec_is_valid(v) finds such rows; where on_invalid is offered, 'null' turns them to NULL"
-        )
+        raise not_finite(f"{column}: row {first_row + row}", values[row])
     valid = np.ones(len(values), dtype=bool) if valid is None else valid.copy()
     valid[bad] = False
     values = np.where(valid[:, None], values, np.float32(0))
