@@ -9,6 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from vecpipe.arrays import Float64, OnInvalid, Rows, to_rows
 from vecpipe.errors import FitError, InputError
@@ -157,10 +159,11 @@ def _finished(future: Future[None]) -> bool:
 def _weights(batch: Any, weight: str, row: int, rows: Rows) -> Float64:
     if weight not in batch.schema.names:
         raise InputError(f"no weight column {weight!r}; there are {', '.join(batch.schema.names)}")
-    values = np.asarray(batch.column(weight).to_numpy(zero_copy_only=False))
-    if values.dtype.kind not in "fiu":
-        raise InputError(f"{weight}: weights must be numbers, not {batch.column(weight).type}")
-    weights = values.astype(np.float64)
+    values = batch.column(weight)
+    kind = values.type
+    if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind)):
+        raise InputError(f"{weight}: weights must be numbers, not {kind}")
+    weights = np.array(pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False))
     live = np.ones(len(rows), bool) if rows.valid is None else rows.valid
     bad = np.flatnonzero(live & ~(np.isfinite(weights) & (weights >= 0)))
     if bad.size:

@@ -55,6 +55,8 @@ def hash_embed(texts: Any, dim: int) -> tuple[Float32, Mask | None]:
         raise InputError(f"vec_hash_embed: d is {dim}; expected an integer from 8 to {MAX_DIM}")
     if isinstance(texts, pa.ChunkedArray):
         texts = texts.combine_chunks()
+    if pa.types.is_dictionary(texts.type):
+        texts = texts.dictionary_decode()
     if pa.types.is_null(texts.type):
         return np.zeros((len(texts), dim), np.float32), np.zeros(len(texts), bool)
     if not any(test(texts.type) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)):
