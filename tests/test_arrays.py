@@ -153,7 +153,7 @@ def test_the_width_is_that_of_most_rows_whichever_comes_first(order):
 
 
 def test_a_wrong_width_is_an_error_that_names_both():
-    with pytest.raises(InputError, match="emb.*5 dimensions, expected 7"):
+    with pytest.raises(InputError, match=r"emb.*5 dimensions, expected 7"):
         to_rows(fixed(X), column="emb", dim=7)
     with pytest.raises(InputError, match="5 dimensions, expected 7"):
         to_rows(X, dim=7)

@@ -151,5 +151,5 @@ def test_records_hold_finite_numbers_only(value):
 
 @pytest.mark.parametrize("value", [True, 1.0, "1", None, -1, 11, [1]])
 def test_integers_of_a_record_are_checked(value):
-    with pytest.raises(ModelFormatError, match="x is .*expected an integer from 0 to 10"):
+    with pytest.raises(ModelFormatError, match=r"x is .*expected an integer from 0 to 10"):
         container.integer({"x": value}, "x", 0, 10)
