@@ -67,7 +67,8 @@ def run(rows: int, dim: int, runs: int, console: Console) -> list[Line]:
     )
     execute("ALTER TABLE docs ADD COLUMN code BLOB")
     execute("UPDATE docs SET code = vec_encode('int8', emb)")
-    search = f"SELECT id FROM vec_search('docs', $q::FLOAT[{dim}], model := 'int8', code := 'code', rerank := 'emb', k := 10)"
+    columns = "model := 'int8', code := 'code', rerank := 'emb', k := 10"
+    search = f"SELECT id FROM vec_search('docs', $q::FLOAT[{dim}], {columns})"
     builtin = f"SELECT id FROM docs ORDER BY array_cosine_distance(emb, $q::FLOAT[{dim}]) LIMIT 10"
     rng = np.random.default_rng(1)
     queries = X[rng.integers(0, rows, 20)] + np.float32(0.03) * rng.standard_normal((20, dim), dtype=np.float32)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 from rich.console import Console
 
@@ -20,3 +22,34 @@ def apply(rows: int, dim: int, runs: int) -> None:
     from vecpipe.bench.apply import run
 
     run(rows, dim, runs, Console())
+
+
+@bench.command()
+@click.option(
+    "--data",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder with docs.parquet and, if there are any, queries.parquet and qrels.parquet.",
+)
+@click.option("--budgets", default="48,64,96,128,192,256,384", show_default=True, help="Bytes a vector to try.")
+@click.option("--peers", is_flag=True, help="Measure FAISS and sentence-transformers' quantisation too.")
+@click.option("--slow-peers", is_flag=True, help="With the product quantisers of FAISS, which train for minutes.")
+@click.option("--train-queries", is_flag=True, help="Let fits see the queries whose split is train.")
+@click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Write a Pareto picture (png, svg).")
+def codecs(data: Path, budgets: str, peers: bool, slow_peers: bool, train_queries: bool, picture: Path | None) -> None:
+    """Bytes, speed and recall of every codec on real embeddings."""
+    from vecpipe.bench.codecs import run
+
+    try:
+        sizes = tuple(int(size) for size in budgets.split(","))
+    except ValueError as error:
+        raise click.BadParameter("expected whole numbers joined by commas", param_hint="--budgets") from error
+    run(
+        data,
+        sizes,
+        Console(width=160),
+        peers=peers or slow_peers,
+        slow_peers=slow_peers,
+        train_queries=train_queries,
+        picture=picture,
+    )

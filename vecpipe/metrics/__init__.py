@@ -1,0 +1,1 @@
+"""Diagnostics and quality measures over plain arrays; no engine in sight."""
