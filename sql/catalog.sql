@@ -7,7 +7,7 @@ CREATE SEQUENCE IF NOT EXISTS vecpipe.model_version;
 CREATE TABLE IF NOT EXISTS vecpipe.models (
     name VARCHAR NOT NULL,
     version BIGINT NOT NULL DEFAULT nextval('vecpipe.model_version'),
-    created_at TIMESTAMPTZ NOT NULL DEFAULT now(),
+    created_at TIMESTAMP NOT NULL DEFAULT (now() AT TIME ZONE 'UTC'),
     model BLOB NOT NULL,
     header VARCHAR GENERATED ALWAYS AS (
         TRY(json_extract_string(

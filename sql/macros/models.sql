@@ -8,14 +8,15 @@ CREATE OR REPLACE MACRO vec_models() AS TABLE
     ORDER BY name, version DESC;
 
 -- A handle of the newest model of a name, loaded and ready; an error where there is none.
+-- The argument is read where no table is in sight, so that a column of the caller's is never taken for one of ours.
 CREATE OR REPLACE MACRO _vec_model(model) AS (
-    SELECT _vec_load(wanted, bytes, known)
-    FROM (
-        SELECT model AS wanted,
-               (SELECT arg_max(m.model, m.version) FROM vecpipe.models AS m WHERE m.name = model) AS bytes,
-               (SELECT string_agg(name, ', ' ORDER BY name)
-                FROM (SELECT DISTINCT name FROM vecpipe.models ORDER BY name LIMIT 20)) AS known
+    SELECT _vec_load(
+        _vec_wanted.name,
+        (SELECT arg_max(_vec_m.model, _vec_m.version) FROM vecpipe.models AS _vec_m WHERE _vec_m.name = _vec_wanted.name),
+        (SELECT string_agg(_vec_n.name, ', ' ORDER BY _vec_n.name)
+         FROM (SELECT DISTINCT name FROM vecpipe.models ORDER BY name LIMIT 20) AS _vec_n)
     )
+    FROM (SELECT model AS name) AS _vec_wanted
 );
 
 -- The vector after the model's steps (before its codec, where it has one).

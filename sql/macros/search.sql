@@ -16,22 +16,29 @@ CREATE OR REPLACE MACRO vec_exact(v, query) AS
 -- The k rows of a table (or view, or CTE) nearest to q, with their score.
 --   code    column of codes, scored through the model
 --   rerank  column of raw vectors: the k * oversample best by code are scored again, exactly
--- With rerank alone the search is exact. Rows without a score (NULL, no direction) are never returned.
+-- With rerank alone the search is exact. Rows without a score (NULL, no direction) are never returned. A column of
+-- the table that is called score gives way to the score.
 CREATE OR REPLACE MACRO vec_search(
     source, q, model := NULL, code := NULL, rerank := NULL, k := 10, oversample := 4, metric := 'cosine'
 ) AS TABLE
-    SELECT * EXCLUDE (_vec_coarse),
-           CASE WHEN rerank IS NULL OR code IS NULL THEN _vec_coarse
-                ELSE _vec_exact(COLUMNS(lambda c: c = coalesce(rerank, code)), _vec_query(model, q, metric))
-           END AS score
+    SELECT * EXCLUDE (_vec_coarse, _vec_score), _vec_score AS score
     FROM (
-        SELECT *,
-               _vec_score(COLUMNS(lambda c: c = coalesce(code, rerank)),
-                          _vec_query(CASE WHEN code IS NULL THEN NULL ELSE model END, q, metric)) AS _vec_coarse
-        FROM query_table(source)
-        ORDER BY _vec_coarse DESC NULLS LAST
-        LIMIT CASE WHEN rerank IS NULL OR code IS NULL THEN k ELSE k * oversample END
+        SELECT COLUMNS(lambda c: lower(c) <> 'score'),
+               CASE WHEN rerank IS NULL OR code IS NULL THEN _vec_coarse
+                    ELSE _vec_exact(COLUMNS(lambda c: lower(c) = lower(coalesce(rerank, code))),
+                                    _vec_query(model, q, metric))
+               END AS _vec_score
+        FROM (
+            SELECT *,
+                   _vec_score(COLUMNS(lambda c: lower(c) = lower(coalesce(code, rerank,
+                                  'vec_search needs code := or rerank := with the name of a column'))),
+                              _vec_query(CASE WHEN code IS NULL THEN NULL ELSE model END, q, metric)) AS _vec_coarse
+            FROM query_table(source)
+            ORDER BY _vec_coarse DESC NULLS LAST
+            LIMIT CASE WHEN rerank IS NULL OR code IS NULL THEN k ELSE k * oversample END
+        )
+        WHERE _vec_coarse IS NOT NULL
     )
-    WHERE _vec_coarse IS NOT NULL
-    ORDER BY score DESC NULLS LAST
+    WHERE _vec_score IS NOT NULL
+    ORDER BY _vec_score DESC
     LIMIT k;
