@@ -17,6 +17,7 @@ _COMMANDS = {
     "fit": "vecpipe.cli.rows:fit",
     "apply": "vecpipe.cli.rows:apply",
     "search": "vecpipe.cli.search:search",
+    "advise": "vecpipe.cli.advise:advise",
     "sql": "vecpipe.cli.sql:sql",
     "models": "vecpipe.cli.models:models",
     "show": "vecpipe.cli.models:show",

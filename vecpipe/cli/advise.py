@@ -1,0 +1,71 @@
+"""``vecpipe advise``: try specs on your own vectors and name the one to use."""
+
+from __future__ import annotations
+
+import click
+
+from vecpipe.cli.output import console, table
+
+
+@click.command()
+@click.argument("source")
+@click.option("--query", help="SQL that returns the vectors, where SOURCE is a DuckDB file.")
+@click.option("--column", help="Column of the vectors; not needed when only one column holds lists.")
+@click.option("--target", help="recall=0.95: the smallest codes that find this share of the exact 10 nearest.")
+@click.option("--budget", help="bytes=64: the best codes of at most this many bytes.")
+@click.option("--metric", default="cosine", show_default=True, type=click.Choice(["cosine", "ip", "l2"]))
+def advise(
+    source: str, query: str | None, column: str | None, target: str | None, budget: str | None, metric: str
+) -> None:
+    """Try specs on a sample of SOURCE, with rows held out as queries, and name the one to use.
+
+    \b
+    vecpipe advise embeddings.parquet --target recall=0.95
+    vecpipe advise docs.duckdb --query 'SELECT emb FROM docs' --budget bytes=64
+    """
+    import vecpipe
+    from vecpipe.advise import advise as find
+    from vecpipe.pipeline import METRICS
+
+    recall = _value(target, "recall", "--target")
+    size = _value(budget, "bytes", "--budget")
+    where = vecpipe.connect(source, read_only=True) if query is not None else source
+    out = console()
+    with out.status("reading") as status:
+        advice = find(
+            where,
+            query,
+            column=column,
+            recall=recall,
+            bytes_per_vector=None if size is None else int(size),
+            metric=next(known for known in METRICS if known == metric),
+            on_spec=lambda spec, number, count: status.update(f"{number + 1} of {count}: {spec}"),
+        )
+    rows = [
+        (
+            result.name,
+            str(result.bytes_per_vector),
+            f"{result.recall10:.4f}",
+            f"{result.reranked10:.4f}",
+            f"{result.fit_seconds:.2f}",
+            f"{result.encode_rate:,.0f}",
+            "use this" if result.name == advice.spec else "",
+        )
+        for result in advice.tried
+    ]
+    out.print(table(("spec", "bytes", "recall@10", "reranked", "fit s", "encode rows/s", ""), rows))
+    out.print(f"{advice.rows:,} rows, {advice.queries:,} held-out queries. Use: {advice.spec}", markup=False)
+    if not advice.reached:
+        raise click.ClickException(f"no spec reaches the target; {advice.spec} comes nearest")
+
+
+def _value(text: str | None, key: str, option: str) -> float | None:
+    if text is None:
+        return None
+    name, _, value = text.rpartition("=")
+    try:
+        if name in ("", key):
+            return float(value)
+    except ValueError:
+        pass
+    raise click.BadParameter(f"expected {key}=NUMBER, got {text!r}", param_hint=option)
