@@ -25,6 +25,10 @@ from vecpipe.fitting import fit
 from vecpipe.pipeline import Model
 
 _FIT_RETURNS = "STRUCT(name VARCHAR, version BIGINT, spec VARCHAR, fitted_rows BIGINT, bytes_per_vector BIGINT)"
+_HAS_CATALOG = """
+    SELECT 1 FROM duckdb_tables()
+    WHERE database_name = current_database() AND schema_name = 'vecpipe' AND table_name = 'models'
+"""
 _KEPT: list[Callable[..., Any]] = []
 _LIVE: dict[int, list[weakref.ref[duckdb.DuckDBPyConnection]]] = {}
 _LOCK = threading.RLock()
@@ -57,8 +61,8 @@ def register(con: duckdb.DuckDBPyConnection, *, persist: bool | None = None) -> 
     con
         Any open connection; a running result of it is not disturbed.
     persist
-        False leaves nothing in the database: macros are temporary, known to this connection alone, and there is no
-        catalog unless it exists already. By default a database that cannot be written gets that.
+        False leaves nothing in the database: macros are temporary, known to this connection alone, and where there
+        is no catalog already, models are kept in memory. By default a database that cannot be written gets that.
 
     Returns
     -------
@@ -73,6 +77,11 @@ def register(con: duckdb.DuckDBPyConnection, *, persist: bool | None = None) -> 
     with _LOCK:
         cursor = con.cursor()
         try:
+            if catalog.run(cursor, "SELECT current_database()").fetchone() == ("vecpipe",):
+                raise EngineError(
+                    "a database named vecpipe hides the schema of that name, which holds the models; "
+                    "rename the file, or attach it: ATTACH 'vecpipe.duckdb' AS another_name"
+                )
             token = _register_functions(cursor)
             _LIVE[token] = [ref for ref in _LIVE.get(token, []) if ref() is not None] + [weakref.ref(con)]
             if persist is None:
@@ -81,8 +90,11 @@ def register(con: duckdb.DuckDBPyConnection, *, persist: bool | None = None) -> 
                 catalog.run(cursor, macros.catalog_sql())
                 if _macro_version(cursor) != macros.version_text():
                     catalog.run(cursor, macros.macro_sql())
-            elif _macro_version(cursor) != macros.version_text():
-                catalog.run(con, macros.temporary(macros.macro_sql()))
+            else:
+                if not catalog.run(cursor, _HAS_CATALOG).fetchall():
+                    catalog.run(cursor, macros.memory_catalog_sql())
+                if _macro_version(cursor) != macros.version_text():
+                    catalog.run(con, macros.temporary(macros.macro_sql()))
         finally:
             cursor.close()
     return con

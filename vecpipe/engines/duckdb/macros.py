@@ -22,6 +22,13 @@ def catalog_sql() -> str:
     return (sql_folder() / "catalog.sql").read_text()
 
 
+def memory_catalog_sql() -> str:
+    """Return the statements for a catalog in memory, beside a database that is to be left as it is."""
+    return catalog_sql().replace(
+        "CREATE SCHEMA IF NOT EXISTS vecpipe;", "ATTACH IF NOT EXISTS ':memory:' AS vecpipe (READ_WRITE);"
+    )
+
+
 @lru_cache(maxsize=1)
 def macro_sql() -> str:
     """Return the statements that create or replace all macros, the version macro last."""
