@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vecpipe.errors import EngineError, InputError, ModelNotFoundError
+from vecpipe.errors import InputError, ModelNotFoundError
 
 if TYPE_CHECKING:
     import duckdb
@@ -65,17 +65,12 @@ def model_from_database(path: Path, name: str) -> Model:
     Raises
     ------
     ModelNotFoundError
-        There is no catalog, or no such model in it.
+        There is none; the message lists the names there are.
     """
     from vecpipe.engines.duckdb import load_model
 
     with database(path) as con:
-        try:
-            return load_model(con, name)
-        except EngineError as error:
-            if "vecpipe.models" not in str(error) and "register(con)" not in str(error):
-                raise
-            raise ModelNotFoundError(f"{path} holds no models yet; vecpipe fit --db stores one") from error
+        return load_model(con, name)
 
 
 def find_model(model: str, db: Path | None, *others: Path) -> Model:

@@ -26,6 +26,7 @@ def demo(db: Path, documents: int | None, queries: int) -> None:
     vecpipe demo
     vecpipe demo --documents 2000 --db /tmp/small.duckdb
     """
+    from rich.markup import escape
     from rich.syntax import Syntax
 
     from vecpipe.demo import DIM, K, ask_sql, demonstrate
@@ -65,7 +66,7 @@ def demo(db: Path, documents: int | None, queries: int) -> None:
     for answer in done.answers:
         out.print(f"\n[bold]{answer.question}[/bold]")
         for _, name, line, score in answer.found:
-            out.print(f"  {score:.2f}  [cyan]{name}[/cyan]  {cell(line, 80)}", soft_wrap=True)
+            out.print(f"  {score:.2f}  [cyan]{escape(name)}[/cyan]  {escape(cell(line, 80))}", soft_wrap=True)
     click.echo(f"\n{done.seconds:.0f} seconds. The embedding is lexical: it knows words, not meanings.")
     click.echo(f"Everything is in {done.database}. To go on:  vecpipe sql --db {done.database}\n")
     show(ask_sql("your question here", 5))

@@ -27,16 +27,10 @@ def models(db: Path, as_lines: bool) -> None:
     """
     from vecpipe.cli.common import database
     from vecpipe.engines.duckdb.catalog import run
-    from vecpipe.errors import EngineError
 
     with database(db) as con:
         sql = f"SELECT {', '.join(_COLUMNS[:-1])}, strftime(created_at, '%Y-%m-%d %H:%M:%S') FROM vec_models()"
-        try:
-            rows = run(con, sql).fetchall()
-        except EngineError as error:
-            if "models" not in str(error).split("\nin:")[0]:
-                raise
-            rows = []
+        rows = run(con, sql).fetchall()
     if as_lines:
         for row in rows:
             click.echo(as_json(dict(zip(_COLUMNS, row, strict=True))))

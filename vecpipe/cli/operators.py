@@ -6,7 +6,6 @@ import inspect
 from typing import TYPE_CHECKING
 
 import click
-from rich.markup import escape
 
 from vecpipe.cli.output import console, table
 
@@ -46,6 +45,8 @@ def _kind(cls: type[Operator]) -> str:
 
 
 def _explain(cls: type[Operator]) -> None:
+    from rich.markup import escape
+
     from vecpipe.operators import parameters
     from vecpipe.spec import signature
 

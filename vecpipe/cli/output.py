@@ -8,12 +8,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 _IN_UDF = re.compile(r"\A.*?Python exception occurred while executing the UDF: (?:\w+: )?", re.DOTALL)
 _PIPE_WIDTH = 160
@@ -30,11 +31,16 @@ def console() -> Console:
 
 
 def _console(stream: Any) -> Console:
+    from rich.console import Console
+
     return Console(file=stream, highlight=False, width=None if stream.isatty() else _PIPE_WIDTH)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> Table:
     """Return a table of values; numbers stand to the right."""
+    from rich.markup import escape
+    from rich.table import Table
+
     rows = [tuple(row) for row in rows]
     made = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
     for position, name in enumerate(columns):

@@ -86,9 +86,9 @@ def _run(con: duckdb.DuckDBPyConnection, statement: Any, rows: int, style: str) 
     names = [column[0] for column in result.description or []]
     kinds = statement.expected_result_type
     if duckdb.ExpectedResultType.CHANGED_ROWS in kinds and names == ["Count"]:
-        (count,) = result.fetchall()[0]
-        if style == "table":
-            click.echo(f"{count:,} rows")
+        changed = result.fetchall()
+        if changed and style == "table":
+            click.echo(f"{changed[0][0]:,} rows")
         return
     if not names or duckdb.ExpectedResultType.QUERY_RESULT not in kinds:
         result.fetchall()
