@@ -282,6 +282,24 @@ def _finish(
     return Rows(values, valid, nulls, int(bad.size))
 
 
+def finite_rows(data: Any, *, column: str = "vector") -> Mask:
+    """Return which rows hold at least one element and finite numbers only, each row judged by itself.
+
+    Raises
+    ------
+    InputError
+        Not a column of vectors.
+    """
+    array = _arrow(data, column)
+    if pa.types.is_fixed_size_list(array.type):
+        array = array.cast(pa.list_(array.type.value_type))
+    offsets = np.asarray(array.offsets.to_numpy(zero_copy_only=False)).astype(np.int64, copy=False)
+    flat = _as_float32(_numbers(array.values.slice(offsets[0], offsets[-1] - offsets[0]), column), column)
+    bad = np.concatenate([[0], np.cumsum(~np.isfinite(flat))])
+    ends = offsets - offsets[0]
+    return np.asarray((np.diff(bad[ends]) == 0) & (np.diff(ends) > 0))
+
+
 def nonfinite_rows(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Return the indices of rows that hold NaN or infinity, at the price of one pass when there are none."""
     if values.size == 0:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from vecpipe import kernels
-from vecpipe.arrays import Float32, Mask, OnInvalid, Rows, from_codes, to_codes, to_rows, to_vectors
+from vecpipe.arrays import Float32, Mask, OnInvalid, Rows, finite_rows, from_codes, to_codes, to_rows, to_vectors
 from vecpipe.engines.duckdb.handles import keep_model, model_of, query_of
 from vecpipe.errors import InputError, ModelNotFoundError, SpecError
 from vecpipe.operators import Codec, Operator, parameters, registry
@@ -62,15 +62,15 @@ def _from_operator(cls: type[Operator]) -> Scalar:
         rows = to_rows(columns[0], column=f"{name}: v")
         given = zip(parameters(cls), columns[1:], strict=False)
         step = cls(**{parameter.name: _constant(column, f"{name}: {parameter.name}") for parameter, column in given})
+        if rows.nulls == len(rows):
+            return pa.nulls(len(rows), pa.binary() if isinstance(step, Codec) else pa.list_(pa.float32()))
         step = step.bind(rows.dim, {})
         valid = rows.valid
         if isinstance(step, Codec):
             if step.direction_only:
                 valid = _and(valid, np.asarray(rows.values.any(axis=1)))
             return to_codes(step.encode(rows.values), valid)
-        result = step.apply(rows.values)
-        defined: Mask = np.asarray(np.isfinite(result).all(axis=1))
-        return to_vectors(result, _and(valid, defined))
+        return _finite_vectors(step.apply(rows.values), valid)
 
     return Scalar(name, ", ".join(names), returns, help_text, apply)
 
@@ -79,6 +79,11 @@ def _and(a: Mask | None, b: Mask) -> Mask | None:
     if b.all():
         return a
     return b if a is None else a & b
+
+
+def _finite_vectors(values: Float32, valid: Mask | None) -> Any:
+    """Return a FLOAT[] column, NULL where a value left the range of float32."""
+    return to_vectors(values, _and(valid, np.asarray(np.isfinite(values).all(axis=1))))
 
 
 def _check_arity(name: str, columns: tuple[Any, ...], low: int, high: int) -> None:
@@ -174,29 +179,31 @@ def _l2(a: Any, b: Any) -> Any:
 def _sum(name: str, sign: float) -> Callable[[Any, Any], Any]:
     def combine(a: Any, b: Any) -> Any:
         left, right, valid = _pair(name, a, b)
-        total = left.values + np.float32(sign) * right.values
-        return to_vectors(total, valid)
+        with np.errstate(over="ignore"):
+            return _finite_vectors(left.values + np.float32(sign) * right.values, valid)
 
     return combine
 
 
 def _scale(v: Any, factor: Any) -> Any:
     rows = to_rows(v, column="vec_scale: v")
-    factors = np.asarray(factor.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
+    try:
+        factors = np.asarray(factor.cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
+    except pa.ArrowException:
+        raise InputError(f"vec_scale: factor must be a number, not {factor.type}") from None
     known = np.isfinite(factors)
-    scaled = rows.values * np.where(known, factors, 0.0).astype(np.float32)[:, None]
-    return to_vectors(scaled, _and(rows.valid, known))
+    with np.errstate(over="ignore"):
+        scaled = (rows.values * np.where(known, factors, 0.0)[:, None]).astype(np.float32)
+    return _finite_vectors(scaled, _and(rows.valid, known))
 
 
 def _is_valid(v: Any) -> Any:
-    rows = to_rows(v, column="vec_is_valid: v", on_invalid="null")
-    nulls = np.asarray(v.is_null().to_numpy())
-    good = np.ones(len(rows), bool) if rows.valid is None else rows.valid
-    return pa.array(good, mask=nulls)
+    return pa.array(finite_rows(v, column="vec_is_valid: v"), mask=np.asarray(v.is_null().to_numpy()))
 
 
 def _hamming(a: Any, b: Any) -> Any:
-    lengths = [len(value) for value in (a.drop_null()[:1].to_pylist() + b.drop_null()[:1].to_pylist())]
+    found = a.drop_null()[:1].to_pylist() + b.drop_null()[:1].to_pylist()
+    lengths = [len(value) if isinstance(value, bytes) else 0 for value in found]
     if not lengths:
         return pa.nulls(len(a), pa.int32())
     left, left_valid = from_codes(a, lengths[0], column="vec_hamming: first code")
@@ -208,7 +215,10 @@ def _hamming(a: Any, b: Any) -> Any:
 
 
 def _hash_embed(text: Any, dim: Any) -> Any:
-    values, valid = hash_embed(text, int(_constant(dim, "vec_hash_embed: d")))
+    width = _constant(dim, "vec_hash_embed: d")
+    if not isinstance(width, int) or isinstance(width, bool):
+        raise SpecError(f"vec_hash_embed: d is {width!r}; expected an integer")
+    values, valid = hash_embed(text, width)
     return to_vectors(values, valid)
 
 
