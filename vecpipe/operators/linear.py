@@ -7,6 +7,8 @@ import numpy.typing as npt
 
 from vecpipe.arrays import Float32, Float64
 
+_ROTATED_ROWS = 256
+
 
 def principal_axes(covariance: Float64) -> tuple[Float64, Float64]:
     """Return eigenvalues ``(d,)``, largest first and none negative, and axes ``(d, d)``, one a column.
@@ -25,17 +27,48 @@ def hadamard_transform(X: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
 
     Additions in a fixed order only, so a row's result does not depend on the rows beside it.
     """
-    n, width = X.shape
-    Y = X.copy()
+    turned = np.ascontiguousarray(X.T)
+    _transform_columns(turned)
+    return np.ascontiguousarray(turned.T)
+
+
+def _transform_columns(Y: npt.NDArray[np.floating]) -> None:
+    """Transform each column of ``(width, n)`` in place: whole rows are added, which is what memory does best."""
+    width, n = Y.shape
     step = 1
     while step < width:
-        pairs = Y.reshape(n, width // (2 * step), 2, step)
-        top, bottom = pairs[:, :, 0].copy(), pairs[:, :, 1]
-        pairs[:, :, 0] += bottom
-        np.subtract(top, bottom, out=pairs[:, :, 1])
+        pairs = Y.reshape(width // (2 * step), 2, step, n)
+        top, bottom = pairs[:, 0].copy(), pairs[:, 1]
+        pairs[:, 0] += bottom
+        np.subtract(top, bottom, out=pairs[:, 1])
         step *= 2
-    Y *= X.dtype.type(1.0 / np.sqrt(width))
-    return Y
+    Y *= Y.dtype.type(1.0 / np.sqrt(width))
+
+
+def rotation_signs(d: int, seed: int) -> npt.NDArray[np.int8]:
+    """Draw what ``rotate_by_signs`` rotates by, ``(4, d) int8`` of ±1."""
+    bits = random_generator(seed).integers(0, 2, (4, d), dtype=np.int8)
+    return np.asarray(bits * np.int8(2) - np.int8(1))
+
+
+def rotate_by_signs(X: npt.NDArray[np.floating], signs: npt.NDArray[np.int8]) -> npt.NDArray[np.floating]:
+    """Return the rows rotated by sign flips and Walsh-Hadamard transforms (Ailon, Chazelle 2009).
+
+    Flips and transforms take turns over the first and the last power of two of the dimensions, twice over. Additions
+    in a fixed order only: a row's result does not depend on the rows beside it.
+    """
+    d = X.shape[1]
+    width = power_of_two(d, below=True)
+    out = np.empty(X.shape, dtype=X.dtype)
+    for start in range(0, len(X), _ROTATED_ROWS):
+        turned = np.ascontiguousarray(X[start : start + _ROTATED_ROWS].T)
+        for turn in range(len(signs) // 2):
+            turned *= signs[2 * turn][:, None]
+            _transform_columns(turned[:width])
+            turned *= signs[2 * turn + 1][:, None]
+            _transform_columns(turned[d - width :])
+        out[start : start + _ROTATED_ROWS] = turned.T
+    return out
 
 
 def power_of_two(d: int, *, below: bool = False) -> int:

@@ -11,15 +11,7 @@ from vecpipe.errors import ModelFormatError
 from vecpipe.kernels import affine
 from vecpipe.moments import Affine
 from vecpipe.operators.base import FitData, Layout, Operator, State, check_matrix, param, register
-from vecpipe.operators.linear import (
-    hadamard_transform,
-    power_of_two,
-    random_generator,
-    random_rotation,
-    rows_f32,
-)
-
-_ROUNDS = 2
+from vecpipe.operators.linear import random_rotation, rotate_by_signs, rotation_signs, rows_f32
 
 
 @register
@@ -53,14 +45,13 @@ class Rotate(Operator):
         """Draw the matrix ``(d, d) float32``, or the signs ``(4, d) int8`` of the hadamard kind."""
         if self.kind == "random":
             return {"matrix": rows_f32(random_rotation(data.dim, self.seed))}
-        bits = random_generator(self.seed).integers(0, 2, (2 * _ROUNDS, data.dim), dtype=np.int8)
-        return {"signs": bits * np.int8(2) - np.int8(1)}
+        return {"signs": rotation_signs(data.dim, self.seed)}
 
     def layout(self, dim: int) -> Layout:
         """Return the matrix or the signs."""
         if self.kind == "random":
             return {"matrix": (np.float32, (dim, dim))}
-        return {"signs": (np.int8, (2 * _ROUNDS, dim))}
+        return {"signs": (np.int8, (4, dim))}
 
     def prepare_state(self) -> None:
         """Turn the signs into the matrix they stand for."""
@@ -70,14 +61,7 @@ class Rotate(Operator):
         signs = self.state["signs"]
         if (np.abs(signs) != 1).any():
             raise ModelFormatError("rotate: signs must be 1 or -1")
-        width = power_of_two(self.dim, below=True)
-        matrix = np.eye(self.dim)
-        for turn in range(_ROUNDS):
-            matrix *= signs[2 * turn]
-            matrix[:, :width] = hadamard_transform(np.ascontiguousarray(matrix[:, :width]))
-            matrix *= signs[2 * turn + 1]
-            matrix[:, -width:] = hadamard_transform(np.ascontiguousarray(matrix[:, -width:]))
-        self._matrix = matrix
+        self._matrix = rotate_by_signs(np.eye(self.dim), signs)
 
     def affine(self) -> Affine:
         """Return the rotation matrix."""

@@ -1,0 +1,196 @@
+"""k-means, and the Lloyd-Max tables of a Gaussian that codebooks of 256 words can start from.
+
+Here live the scalar quantisers of a Gaussian, the product codebook made of them, seeding (k-means++) and Lloyd's
+rounds. How axes are grouped and how bytes are laid out is the business of the codecs.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from vecpipe.arrays import Float32, Float64
+from vecpipe.operators.linear import random_generator
+
+Indices = npt.NDArray[np.int64]
+
+WORDS = 256
+MAX_BITS = 8
+_ROWS = 2048
+_SEED_ROWS = 8_192
+
+
+@lru_cache(maxsize=1)
+def _gaussian_tables() -> tuple[tuple[Float64, float], ...]:
+    """Lloyd-Max levels and distortion of a unit Gaussian for 0..8 bits (Max 1960, Lloyd 1982)."""
+    grid = np.linspace(-7.0, 7.0, 28001)
+    mass = np.exp(-0.5 * grid * grid)
+    mass /= mass.sum()
+    below = np.concatenate([[0.0], np.cumsum(mass)])
+    moment = np.concatenate([[0.0], np.cumsum(mass * grid)])
+    # The density that minimises the error of many levels is the cube root of the data's (Bennett): a Gaussian of
+    # deviation sqrt(3). Its quantiles are so near the optimum that Lloyd's steps settle in a few hundred rounds.
+    wide = np.cumsum(np.exp(-grid * grid / 6.0))
+    wide /= wide[-1]
+    tables: list[tuple[Float64, float]] = [(np.zeros(1), 1.0)]
+    for bits in range(1, MAX_BITS + 1):
+        count = 2**bits
+        levels = np.interp((np.arange(count) + 0.5) / count, wide, grid)
+        for _ in range(400):
+            edges = np.searchsorted(grid, (levels[1:] + levels[:-1]) / 2)
+            cuts = np.concatenate([[0], edges, [len(grid)]])
+            share = np.diff(below[cuts])
+            levels = np.where(share > 0, np.diff(moment[cuts]) / np.maximum(share, 1e-300), levels)
+        levels = (levels - levels[::-1]) / 2
+        tables.append((levels, float(1.0 - np.sum(share * levels * levels))))
+    return tuple(tables)
+
+
+def gaussian_levels(bits: int) -> Float64:
+    """Return the Lloyd-Max levels of a unit Gaussian, ascending, ``(2**bits,)``."""
+    return _gaussian_tables()[bits][0]
+
+
+def gaussian_distortion(bits: int) -> float:
+    """Return the mean squared error of ``gaussian_levels(bits)`` on a unit Gaussian."""
+    return _gaussian_tables()[bits][1]
+
+
+def allocate_bits(variances: Float64, total: int) -> Indices:
+    """Return whole bits per axis, given one at a time to the axis whose error falls most; at most 8 for one.
+
+    Parameters
+    ----------
+    variances : (k,) weighted variances
+    total
+        Bits to spend; what the axes cannot take is left over.
+    """
+    bits = np.zeros(len(variances), dtype=np.int64)
+    falls = np.array([gaussian_distortion(b) - gaussian_distortion(b + 1) for b in range(MAX_BITS)] + [-1.0])
+    gains = variances * falls[0]
+    for _ in range(min(total, MAX_BITS * len(variances))):
+        axis = int(np.argmax(gains))
+        bits[axis] += 1
+        gains[axis] = variances[axis] * falls[bits[axis]] if bits[axis] < MAX_BITS else -1.0
+    return bits
+
+
+def product_codebook(variances: Float64) -> Float32:
+    """Return the 256-word codebook of independent Gaussian axes: Lloyd-Max per axis, 8 bits shared greedily.
+
+    Parameters
+    ----------
+    variances : (k,) weighted variance of each axis
+
+    Returns
+    -------
+    (256, k) float32
+        Axes that get no bit are zero.
+    """
+    words = np.zeros((1, 0))
+    for variance, bits in zip(variances, allocate_bits(variances, MAX_BITS), strict=True):
+        levels = gaussian_levels(int(bits)) * math.sqrt(float(variance))
+        words = np.concatenate([np.repeat(words, len(levels), axis=0), np.tile(levels, len(words))[:, None]], axis=1)
+    return words.astype(np.float32)
+
+
+def assign(points: Float32, words: Float32) -> Indices:
+    """Return the index of the nearest word for each point.
+
+    For training only: float32 products may differ by batch shape. A codec that writes codes uses ``nearest``.
+    """
+    bias = (0.5 * (words * words).sum(axis=1)).astype(np.float32)
+    turned = np.ascontiguousarray(words.T)
+    out = np.empty(len(points), dtype=np.int64)
+    buffer = np.empty((min(_ROWS, len(points)), len(words)), dtype=np.float32)
+    for start in range(0, len(points), _ROWS):
+        block = points[start : start + _ROWS]
+        closeness = buffer[: len(block)]
+        np.matmul(block, turned, out=closeness)
+        closeness -= bias
+        np.argmax(closeness, axis=1, out=out[start : start + len(block)])
+    return out
+
+
+def nearest(points: Float64, turned: Float64, half: Float64) -> Indices:
+    """Return the index of the nearest word, in float64: the same for a row whatever the rows beside it.
+
+    Parameters
+    ----------
+    points : (n, k) float64
+    turned : (k, w) float64
+        The words, one a column.
+    half : (w,) float64
+        Half the squared length of each word.
+    """
+    closeness = points @ turned
+    closeness -= half
+    # What differs by the shape of the batch is the last bit of a float64; float32 does not see it.
+    return np.asarray(closeness.astype(np.float32).argmax(axis=1))
+
+
+def seed_words(points: Float32, weights: Float64, count: int, rng: np.random.Generator) -> Float32:
+    """Return ``count`` of the points, each drawn by its squared distance to those before (k-means++).
+
+    Where there are fewer distinct points than that, the rest are copies.
+
+    Parameters
+    ----------
+    points : (n, k) float32
+    weights : (n,)
+    """
+    if len(points) > _SEED_ROWS:
+        picked = np.sort(rng.permutation(len(points))[:_SEED_ROWS])
+        points, weights = points[picked], weights[picked]
+    squares = np.einsum("ij,ij->i", points, points, dtype=np.float64)
+    words = np.empty((count, points.shape[1]), dtype=np.float32)
+    draws = rng.random(count)
+    gap = np.ones(len(points))
+    for at in range(count):
+        share = np.cumsum(gap * weights)
+        pick = int(np.searchsorted(share, draws[at] * share[-1], side="right")) if share[-1] > 0 else at % len(points)
+        words[at] = points[min(pick, len(points) - 1)]
+        distance = squares - 2.0 * (points @ words[at]) + float(words[at].astype(np.float64) @ words[at])
+        gap = np.maximum(distance, 0.0) if at == 0 else np.minimum(gap, np.maximum(distance, 0.0))
+    return words
+
+
+def refine(points: Float32, weights: Float64, start: Float32, rounds: int = 10, prior: float = 1.0) -> Float32:
+    """Return the words after Lloyd's rounds from ``start``, each drawn to its starting place by ``prior`` points.
+
+    Parameters
+    ----------
+    points : (n, k) float32
+        Axes already scaled by the square root of their weight.
+    weights : (n,)
+        Weight of each point, mean 1.
+    start : (w, k) float32
+        First words.
+    prior
+        Imaginary points that sit on each word's start. They keep a codebook that has few real points a word from
+        learning them by heart, and a word without points where it is.
+    """
+    words = start.copy()
+    count = len(words)
+    before = None
+    for _ in range(rounds):
+        index = assign(points, words)
+        if before is not None and np.array_equal(index, before):
+            break
+        before = index
+        mass = np.bincount(index, weights=weights, minlength=count) + prior
+        moved = np.empty_like(words)
+        for axis in range(words.shape[1]):
+            total = np.bincount(index, weights=weights * points[:, axis], minlength=count)
+            moved[:, axis] = (total + prior * start[:, axis]) / np.maximum(mass, 1e-12)
+        words = np.where((mass > 0)[:, None], moved, words)
+    return words
+
+
+def kmeans(points: Float32, weights: Float64, count: int, seed: int = 0, rounds: int = 20) -> Float32:
+    """Return ``(count, k) float32`` centroids: k-means++ seeding (Arthur, Vassilvitskii 2007), then Lloyd's rounds."""
+    words = seed_words(points, weights, count, random_generator(seed))
+    return refine(points, weights, words, rounds, prior=0.0)

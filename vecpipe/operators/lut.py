@@ -1,0 +1,122 @@
+"""Codes whose every byte is a place in a table of 256: decoding and scoring them in NumPy.
+
+``look_up`` sums one float per byte: the scores of few queries. ``ByteTables`` holds 256 words for each byte and writes
+them side by side: decoded rows, or the scores of many queries by a matrix product. How words are learnt is not decided
+here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vecpipe.arrays import Bytes, Float32
+
+Indices = npt.NDArray[np.int64]
+
+ROWS = 2048
+_WIDTHS = (1, 2, 4, 8, 16)
+
+
+def padded_width(size: int) -> int:
+    """Return the columns that a group of axes takes in a decoded row: a power of two up to 16, then whole eights."""
+    return next((width for width in _WIDTHS if width >= size), -(-size // 8) * 8)
+
+
+def look_up(tables: Float32, codes: Bytes) -> Float32:
+    """Return the sums of the table entries that codes name: (m, b, 256), (n, b) -> (m, n) float32."""
+    m, count = tables.shape[0], tables.shape[1]
+    out = np.empty((m, len(codes)), dtype=np.float32)
+    flat = tables.reshape(m, count * 256)
+    offsets = np.arange(count, dtype=np.int64) * 256
+    ones = np.ones(count, dtype=np.float32)
+    index = np.empty((min(ROWS, len(codes)), count), dtype=np.int64)
+    picked = np.empty(index.shape, dtype=np.float32)
+    for start in range(0, len(codes), ROWS):
+        block = codes[start : start + ROWS]
+        size = len(block)
+        np.add(block, offsets, out=index[:size])
+        for query in range(m):
+            np.take(flat[query], index[:size], out=picked[:size], mode="clip")
+            np.matmul(picked[:size], ones, out=out[query, start : start + size])
+    return out
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Consecutive bytes whose words are equally wide, as one flat table of machine words."""
+
+    first: int
+    count: int
+    table: npt.NDArray[np.uint8]
+    columns: slice
+
+
+class ByteTables:
+    """256 words for each byte of a code.
+
+    Parameters
+    ----------
+    words : (256, k) int8, int16 or float32
+        Columns grouped by byte.
+    sizes : (b,) int
+        Axes of each byte. Bytes of equal padded width that are neighbours are read together.
+
+    Attributes
+    ----------
+    columns : (k,) int
+        Where each axis stands in a row of ``gather``.
+    width : int
+        Columns of such a row.
+    """
+
+    def __init__(self, words: npt.NDArray[Any], sizes: npt.ArrayLike) -> None:
+        self.words = words
+        self.sizes: Indices = np.asarray(sizes, dtype=np.int64)
+        ends = np.cumsum(self.sizes)
+        self.starts = ends - self.sizes
+        widths = [padded_width(int(size)) for size in self.sizes]
+        self.columns = np.zeros(int(self.sizes.sum()), dtype=np.int64)
+        self._runs: list[_Run] = []
+        first = place = 0
+        while first < len(widths):
+            last = first
+            while last < len(widths) and widths[last] == widths[first]:
+                last += 1
+            width, count = widths[first], last - first
+            table = np.zeros((count, 256, width), dtype=words.dtype)
+            for i in range(count):
+                axes = slice(int(self.starts[first + i]), int(ends[first + i]))
+                table[i, :, : axes.stop - axes.start] = words[:, axes]
+                self.columns[axes] = place + i * width + np.arange(axes.stop - axes.start)
+            run_columns = slice(place, place + count * width)
+            self._runs.append(_Run(first, count, table.view(np.uint8), run_columns))
+            first, place = last, run_columns.stop
+        self.width = place
+        self._offsets = np.arange(len(self.sizes), dtype=np.int64) * 256
+
+    def gather(self, codes: Bytes) -> npt.NDArray[Any]:
+        """Return the words of every byte side by side: (n, b) uint8 -> (n, width) of the words' type, gaps zero."""
+        out = np.empty((len(codes), self.width), dtype=self.words.dtype)
+        for start in range(0, len(codes), ROWS):
+            block = codes[start : start + ROWS]
+            for run in self._runs:
+                kind = np.dtype(f"u{min(8, run.table.shape[2])}")
+                flat = run.table.view(kind).reshape(run.count * 256, -1)
+                index = block[:, run.first : run.first + run.count] + self._offsets[: run.count]
+                target = out[start : start + len(block), run.columns]
+                if flat.shape[1] == 1:
+                    target[:] = flat[:, 0].take(index, mode="clip").view(self.words.dtype)
+                else:
+                    picked = flat.take(index, axis=0, mode="clip")
+                    target[:] = picked.reshape(len(block), run.count * flat.shape[1]).view(self.words.dtype)
+        return out
+
+    def tables(self, queries: Float32) -> Float32:
+        """Return the inner product of each query with each word: (m, k) -> (m, b, 256) float32."""
+        products = queries[:, None, :] * self.words[None].astype(np.float32)
+        sums = np.add.reduceat(products, self.starts, axis=2)
+        return np.ascontiguousarray(sums.transpose(0, 2, 1))

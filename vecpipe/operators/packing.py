@@ -1,0 +1,81 @@
+"""Small whole numbers packed into bytes: fields of 1 to 8 bits, none of which straddles a byte.
+
+A field of 3, 5, 6 or 7 bits is cut into planes of 4, 2 and 1 bits (5 = 4 + 1), highest bits first, and each plane is
+packed on its own. The first planes alone are therefore a coarser code. What the numbers mean is a codec's business.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from vecpipe.arrays import Bytes
+
+MAX_BITS = 8
+
+
+def planes(bits: int) -> tuple[int, ...]:
+    """Return the widths of the planes that fields of so many bits are cut into, highest bits first."""
+    return tuple(width for width in (8, 4, 2, 1) if bits & width)
+
+
+def packed_bytes(count: int, bits: int) -> int:
+    """Return the bytes that ``count`` fields take."""
+    return sum(-(-count * width // 8) for width in planes(bits))
+
+
+def pack(fields: Bytes, bits: int) -> Bytes:
+    """Pack ``(n, d) uint8`` fields below ``2**bits`` into ``(n, B) uint8``; the first field takes the highest bits."""
+    n, count = fields.shape
+    if bits == 8:
+        return np.ascontiguousarray(fields)
+    out = np.empty((n, packed_bytes(count, bits)), dtype=np.uint8)
+    at, left = 0, bits
+    for width in planes(bits):
+        left -= width
+        part = (fields >> np.uint8(left)) & np.uint8((1 << width) - 1) if width < bits else fields
+        size = packed_bytes(count, width)
+        out[:, at : at + size] = np.packbits(part, axis=1) if width == 1 else _pack_plane(part, width, size)
+        at += size
+    return out
+
+
+def _pack_plane(part: Bytes, width: int, size: int) -> Bytes:
+    each = 8 // width
+    if part.shape[1] < each * size:
+        part = np.pad(part, ((0, 0), (0, each * size - part.shape[1])))
+    total = np.zeros((len(part), size), dtype=np.uint8)
+    for place in range(each):
+        total |= part[:, place::each] << np.uint8(8 - width * (place + 1))
+    return total
+
+
+@lru_cache(maxsize=3)
+def _fields_of_bytes(width: int) -> npt.NDArray[np.unsignedinteger]:
+    """Return the fields of each byte side by side, as one machine word a byte, ``(256,)``."""
+    each = 8 // width
+    shifts = np.arange(8 - width, -1, -width)
+    fields = ((np.arange(256)[:, None] >> shifts) & ((1 << width) - 1)).astype(np.uint8)
+    return np.ascontiguousarray(fields).view(f"u{each}")[:, 0]
+
+
+def unpack(codes: Bytes, count: int, bits: int) -> Bytes:
+    """Return the ``(n, d) uint8`` fields of packed bytes: the inverse of ``pack``."""
+    if bits == 8:
+        return codes
+    total: Bytes | None = None
+    at, left = 0, bits
+    for width in planes(bits):
+        left -= width
+        size = packed_bytes(count, width)
+        words = _fields_of_bytes(width).take(codes[:, at : at + size])
+        part = words.view(np.uint8).reshape(len(codes), -1)[:, :count]
+        if total is None:
+            total = part << np.uint8(left) if left else part
+        else:
+            total |= part << np.uint8(left)
+        at += size
+    assert total is not None
+    return total
