@@ -2,6 +2,7 @@
 
 from vecpipe.engines.duckdb import connect, load_model, register, save_model
 from vecpipe.errors import (
+    AggregatesUnavailableWarning,
     CapabilityError,
     EngineError,
     FitError,
@@ -18,6 +19,7 @@ from vecpipe.sketch import Sketch
 from vecpipe.version import __version__
 
 __all__ = [
+    "AggregatesUnavailableWarning",
     "CapabilityError",
     "EngineError",
     "FitError",

@@ -37,3 +37,7 @@ class EngineError(VecpipeError, RuntimeError):
 
 class ResumeError(VecpipeError, RuntimeError):
     """An unfinished run cannot be continued by this one; the message says what differs."""
+
+
+class AggregatesUnavailableWarning(UserWarning):
+    """A database has the scalar functions but not the aggregates; the message says why and what to do."""

@@ -178,8 +178,8 @@ class Sketch:
         """
         if other.dim != self.dim:
             raise InputError(f"cannot merge sketches of {self.dim} and {other.dim} dimensions")
-        theirs = other.sample()
-        moments = None if other.whole and self.whole else other.moments()
+        theirs, whole = other.sample(), other.whole
+        moments = None if whole and self.whole else other.moments()
         with self._lock:
             self.count += other.count
             self.nulls += other.nulls
@@ -195,6 +195,9 @@ class Sketch:
                 self._flush()
                 self._streamed.add(moments or _exact_moments(theirs, self.dim))
             self._kept.add(theirs.rows, theirs.hashes, theirs.counts, theirs.weights)
+            if not whole:
+                self._kept.compact()
+                self._kept.restore_limit()
 
     def to_bytes(self) -> bytes:
         """Return the sketch as bytes (safetensors)."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import warnings
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -19,8 +20,8 @@ import pyarrow as pa
 from duckdb.func import FunctionNullHandling, PythonUDFType
 
 from vecpipe.arrays import to_rows
-from vecpipe.engines.duckdb import catalog, functions, handles, macros
-from vecpipe.errors import EngineError, InputError, SpecError
+from vecpipe.engines.duckdb import aggregates, catalog, functions, handles, macros
+from vecpipe.errors import AggregatesUnavailableWarning, EngineError, InputError, SpecError
 from vecpipe.fitting import fit
 from vecpipe.pipeline import Model
 
@@ -54,7 +55,8 @@ def register(con: duckdb.DuckDBPyConnection, *, persist: bool | None = None) -> 
     """Give a connection's database the ``vec_*`` functions, the catalog and the search macros.
 
     Functions last as long as the database is open and serve all its connections. Catalog and macros are stored in
-    the database; calling this again brings macros of another version up to date.
+    the database; calling this again brings macros of another version up to date. Aggregates come with every database
+    that is opened after vecpipe was imported; for another one an ``AggregatesUnavailableWarning`` says so, once.
 
     Parameters
     ----------
@@ -82,7 +84,10 @@ def register(con: duckdb.DuckDBPyConnection, *, persist: bool | None = None) -> 
                     "a database named vecpipe hides the schema of that name, which holds the models; "
                     "rename the file, or attach it: ATTACH 'vecpipe.duckdb' AS another_name"
                 )
-            token = _register_functions(cursor)
+            token, new = _register_functions(cursor)
+            missing = missing_aggregates(cursor) if new else None
+            if missing is not None:
+                warnings.warn(missing, AggregatesUnavailableWarning, stacklevel=2)
             _LIVE[token] = [ref for ref in _LIVE.get(token, []) if ref() is not None] + [weakref.ref(con)]
             if persist is None:
                 persist = not _read_only(cursor)
@@ -114,12 +119,29 @@ def _macro_version(cursor: duckdb.DuckDBPyConnection) -> str | None:
     return str(row[0]) if row else None
 
 
-def _register_functions(cursor: duckdb.DuckDBPyConnection) -> int:
-    """Register all functions unless the database has them; return the database's token."""
+def missing_aggregates(cursor: duckdb.DuckDBPyConnection) -> str | None:
+    """Return why a database has no aggregates, and what to do; None where it has them."""
+    try:
+        cursor.execute("SELECT vec_sum(NULL)").fetchall()
+    except duckdb.CatalogException:
+        instead = "vecpipe.fit and vec_fit_query fit models without them, and everything else works"
+        if not aggregates.EXTENSION.available:
+            return (
+                f"vec_fit, vec_avg and the other aggregates are not available: {aggregates.EXTENSION.reason}; {instead}"
+            )
+        return (
+            "this database has no vec_fit, vec_avg and other aggregates because it was opened before vecpipe was "
+            f"imported: import vecpipe first and open it again; {instead}"
+        )
+    return None
+
+
+def _register_functions(cursor: duckdb.DuckDBPyConnection) -> tuple[int, bool]:
+    """Register all functions unless the database has them; return its token and whether it is new."""
     try:
         row = cursor.execute("SELECT _vec_database()").fetchone()
         if row is not None and int(row[0]) in _LIVE:
-            return int(row[0])
+            return int(row[0]), False
     except duckdb.CatalogException:
         pass
     token = next(_TOKENS)
@@ -129,7 +151,7 @@ def _register_functions(cursor: duckdb.DuckDBPyConnection) -> int:
     _create(cursor, "vec_fit_query", _fit_function(token), _FIT_RETURNS, volatile=True)
     _create(cursor, "_vec_database", lambda: pa.array([token]), "BIGINT", parameters=[])
     _LIVE[token] = []
-    return token
+    return token, True
 
 
 def _create(

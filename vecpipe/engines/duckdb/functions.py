@@ -19,7 +19,8 @@ from vecpipe.arrays import Float32, Mask, OnInvalid, Rows, finite_rows, from_cod
 from vecpipe.engines.duckdb.handles import keep_model, model_of, query_of
 from vecpipe.errors import InputError, ModelNotFoundError, SpecError
 from vecpipe.operators import Codec, Operator, parameters, registry
-from vecpipe.pipeline import METRICS
+from vecpipe.pipeline import METRICS, fit_sketch
+from vecpipe.sketch import Sketch
 from vecpipe.text import hash_embed
 
 
@@ -236,6 +237,15 @@ def _load(name: Any, data: Any, known: Any) -> Any:
     return pa.array(handles, pa.string())
 
 
+def _fit_sketch(sketch: Any, spec: Any) -> Any:
+    models = []
+    for data, wanted in zip(sketch.to_pylist(), spec.to_pylist(), strict=True):
+        if wanted is None:
+            raise SpecError("vec_fit_sketch: spec is NULL; a spec is text such as 'center | pca(128) | int8'")
+        models.append(None if data is None else fit_sketch(Sketch.from_bytes(data), wanted).to_bytes())
+    return pa.array(models, pa.binary())
+
+
 def _on_invalid(column: Any, name: str) -> OnInvalid:
     value = _constant(column, f"{name}: on_invalid")
     if value == "error":
@@ -363,6 +373,7 @@ _HAND_WRITTEN = (
     Scalar("vec_hamming", "a, b", "INTEGER", "Number of differing bits of two codes.", _hamming),
     Scalar("vec_is_valid", "v", "BOOLEAN", "Whether every element is a finite number.", _is_valid),
     Scalar("vec_hash_embed", "text, d", "FLOAT[]", "Lexical embedding by feature hashing.", _hash_embed),
+    Scalar("vec_fit_sketch", "sketch, spec", "BLOB", "Fit a spec from a sketch: the model.", _fit_sketch),
     Scalar("_vec_load", "name, model, known", "VARCHAR", "Load a model, return its handle.", _load),
     Scalar("_vec_transform", "handle, v, on_invalid", "FLOAT[]", "Behind vec_transform.", _transform),
     Scalar("_vec_encode", "handle, v, on_invalid", "BLOB", "Behind vec_encode.", _encode),

@@ -1,0 +1,48 @@
+"""Addresses in DuckDB's memory as NumPy arrays, and the type ids of its C API: the only place that makes a view.
+
+Views point into DuckDB's memory and are valid only inside the callback that got the address.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+BIGINT, FLOAT, DOUBLE, VARCHAR, BLOB, DECIMAL = 5, 10, 11, 17, 18, 19
+HUGEINT, LIST, UUID, ARRAY, ANY, SQLNULL = 16, 24, 27, 33, 34, 36
+WIDE = "|V16"  # a 128-bit integer
+
+ELEMENTS = {
+    1: "|u1", 2: "|i1", 3: "<i2", 4: "<i4", 5: "<i8",
+    6: "|u1", 7: "<u2", 8: "<u4", 9: "<u8", 10: "<f4", 11: "<f8",
+}  # fmt: skip
+_NAMES = {
+    1: "BOOLEAN", 2: "TINYINT", 3: "SMALLINT", 4: "INTEGER", 5: "BIGINT", 6: "UTINYINT", 7: "USMALLINT",
+    8: "UINTEGER", 9: "UBIGINT", 10: "FLOAT", 11: "DOUBLE", 12: "TIMESTAMP", 13: "DATE", 14: "TIME",
+    15: "INTERVAL", 16: "HUGEINT", 17: "VARCHAR", 18: "BLOB", 19: "DECIMAL", 23: "ENUM", 24: "LIST",
+    25: "STRUCT", 26: "MAP", 27: "UUID", 28: "UNION", 29: "BIT", 31: "TIMESTAMP WITH TIME ZONE",
+    32: "UHUGEINT", 33: "ARRAY", 36: "NULL",
+}  # fmt: skip
+
+Mask = NDArray[np.bool_]
+
+
+class _Memory:
+    __slots__ = ("__array_interface__",)
+
+    def __init__(self, address: int, count: int, typestr: str) -> None:
+        self.__array_interface__ = {"data": (address, False), "shape": (count,), "typestr": typestr, "version": 3}
+
+
+def array_at(address: int | None, count: int, typestr: str) -> NDArray[Any]:
+    """View ``count`` elements at an address that DuckDB gave for them."""
+    if not count or not address:
+        return np.empty(0, typestr)
+    return np.asarray(_Memory(address, count, typestr))
+
+
+def type_name(type_id: int) -> str:
+    """Return the SQL name of a C API type id."""
+    return _NAMES.get(type_id, f"type number {type_id}")

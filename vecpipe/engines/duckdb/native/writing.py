@@ -1,0 +1,71 @@
+"""Results of a finalize callback into DuckDB's result vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vecpipe.engines.duckdb.native.capi import Api
+from vecpipe.engines.duckdb.native.memory import array_at
+
+
+class Writer:
+    """Writes the results of a finalize callback."""
+
+    def __init__(self, api: Api) -> None:
+        self.api = api
+
+    def write(self, kind: str, vector: int, offset: int, values: Sequence[Any]) -> None:
+        """Write values (None is NULL) at ``offset``; ``kind`` is the return type's name here."""
+        if any(value is None for value in values):
+            self.api.vector_ensure_validity_writable(vector)
+            mask = self.api.vector_get_validity(vector)
+            for i, value in enumerate(values):
+                if value is None:
+                    self.api.validity_set_row_invalid(mask, offset + i)
+        getattr(self, f"_{kind}")(vector, offset, values)
+
+    def _bytes(self, vector: int, offset: int, values: Sequence[bytes | None]) -> None:
+        assign = self.api.vector_assign_string_element_len
+        for i, value in enumerate(values):
+            if value is not None:
+                assign(vector, offset + i, value, len(value))
+
+    def _fixed(self, vector: int, offset: int, values: Sequence[Any], typestr: str) -> None:
+        data = array_at(self.api.vector_get_data(vector), offset + len(values), typestr)
+        for i, value in enumerate(values):
+            if value is not None:
+                data[offset + i] = value
+
+    def _double(self, vector: int, offset: int, values: Sequence[float | None]) -> None:
+        self._fixed(vector, offset, values, "<f8")
+
+    def _bigint(self, vector: int, offset: int, values: Sequence[int | None]) -> None:
+        self._fixed(vector, offset, values, "<i8")
+
+    def _uuid(self, vector: int, offset: int, values: Sequence[Any]) -> None:
+        self._fixed(vector, offset, values, "|V16")
+
+    def _floats(self, vector: int, offset: int, values: Sequence[NDArray[Any] | None], typestr: str = "<f4") -> None:
+        api = self.api
+        lengths = np.array([0 if value is None else len(value) for value in values], np.uint64)
+        start = int(api.list_vector_get_size(vector))
+        end = start + int(lengths.sum())
+        api.list_vector_reserve(vector, end)
+        entries = array_at(api.vector_get_data(vector), 2 * (offset + len(values)), "<u8").reshape(-1, 2)[offset:]
+        entries[:, 0] = start + np.concatenate([np.zeros(1, np.uint64), np.cumsum(lengths)[:-1]])
+        entries[:, 1] = lengths
+        if end > start:
+            child = array_at(api.vector_get_data(api.list_vector_get_child(vector)), end, typestr)
+            at = start
+            for value in values:
+                if value is not None:
+                    child[at : at + len(value)] = value
+                    at += len(value)
+        api.list_vector_set_size(vector, end)
+
+    def _doubles(self, vector: int, offset: int, values: Sequence[NDArray[Any] | None]) -> None:
+        self._floats(vector, offset, values, "<f8")
