@@ -59,7 +59,7 @@ def _from_operator(cls: type[Operator]) -> Scalar:
     name = f"vec_{cls.name}"
 
     def apply(*columns: Any) -> Any:
-        _check_arity(name, columns, 1, len(names))
+        _check_arity(name, columns, 1 + sum(parameter.required for parameter in parameters(cls)), len(names))
         rows = to_rows(columns[0], column=f"{name}: v")
         given = zip(parameters(cls), columns[1:], strict=False)
         step = cls(**{parameter.name: _constant(column, f"{name}: {parameter.name}") for parameter, column in given})
@@ -106,6 +106,8 @@ def _groups(column: Any) -> Iterator[tuple[Any, npt.NDArray[np.int64] | None]]:
     """Return each distinct value with the rows that hold it (None for all rows)."""
     array = column.chunk(0) if isinstance(column, pa.ChunkedArray) and column.num_chunks == 1 else column
     array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+    if pa.types.is_null(array.type):
+        return
     if _is_one_text(array):
         yield array[0].as_py(), None
         return
@@ -298,7 +300,11 @@ def _decode(model: Any, code: Any) -> Any:
 
 
 def _take(column: Any, at: npt.NDArray[np.int64] | None) -> Any:
-    return column if at is None else column.take(pa.array(at))
+    if at is None:
+        return column
+    if pa.types.is_binary_view(column.type):
+        column = column.cast(pa.binary())
+    return column.take(pa.array(at))
 
 
 def _scatter_vectors(n: int, parts: list[tuple[Any, Float32, Mask | None]]) -> Any:
