@@ -95,6 +95,8 @@ class BottomK:
     def __init__(self, dim: int) -> None:
         self.capacity = sample_capacity(dim)
         self.full = False
+        self._compact = True
+        self._small: Sample | None = None
         self._dim = dim
         self._size = 0
         self._limit = np.uint64(0xFFFFFFFFFFFFFFFF)
@@ -120,6 +122,7 @@ class BottomK:
             self._hashes[here], self._weights[here] = hashes[now], weights[now]
             self._counts[here] = 1 if counts is None else counts[now]
             self._size += len(now)
+            self._compact, self._small = False, None
 
     def _reserve(self, size: int) -> None:
         room = len(self._hashes)
@@ -135,6 +138,9 @@ class BottomK:
 
     def compact(self) -> None:
         """Join equal rows and drop those beyond the capacity, moving as few rows as possible."""
+        if self._compact:
+            return
+        self._compact = True
         order = np.argsort(self._hashes[: self._size])
         ordered = self._hashes[order]
         starts = np.ones(self._size, dtype=bool)
@@ -163,6 +169,11 @@ class BottomK:
 
     def sample(self) -> Sample:
         """Return what is kept, ordered by hash."""
+        if self._small is not None:
+            return self._small
         self.compact()
         order = np.argsort(self._hashes[: self._size])
-        return Sample(self._hashes[order], self._rows[order], self._counts[order], self._weights[order])
+        sample = Sample(self._hashes[order], self._rows[order], self._counts[order], self._weights[order])
+        if self._size <= _SMALL:  # a larger copy is not worth its memory
+            self._small = sample
+        return sample
