@@ -91,7 +91,7 @@ class Reader:
         mask: Mask = np.unpackbits(words.view(np.uint8), count=count, bitorder="little").view(np.bool_)
         return None if mask.all() else mask
 
-    def _element(self, logical: int, whole: str) -> tuple[str, float]:
+    def _element(self, logical: int) -> tuple[str, float]:
         """Return the NumPy typestr of a list's element and its decimal scale factor."""
         type_id = self.api.get_type_id(logical)
         if type_id in ELEMENTS and type_id != 1:
@@ -104,10 +104,7 @@ class Reader:
             return WIDE, 1.0
         if type_id == SQLNULL:
             return "", 1.0
-        raise InputError(
-            f"a vector must be FLOAT[n], FLOAT[], or a list or array of DOUBLE or integers; got {whole} of "
-            f"{type_name(type_id)}; cast it, for example v::FLOAT[384]"
-        )
+        raise InputError(f"v: elements are {type_name(type_id)}; expected floats, integers or decimals")
 
     def vectors(self, vector: int, count: int) -> Vectors:
         """Read a vector column; refuses every other type before touching its data."""
@@ -119,13 +116,13 @@ class Reader:
                 return Vectors(np.empty((0, 0), np.float32), _NONE, np.arange(count), _NONE, [])
             if type_id not in (ARRAY, LIST):
                 raise InputError(
-                    "a vector must be FLOAT[n], FLOAT[], or a list or array of DOUBLE or integers; got "
-                    f"{type_name(type_id)}"
+                    f"v: expected a list or array of numbers, got {type_name(type_id)}; "
+                    "cast the column to FLOAT[n] or FLOAT[] first"
                 )
             fixed = type_id == ARRAY
             child_type = (api.array_type_child_type if fixed else api.list_type_child_type)(logical)
             try:
-                typestr, scale = self._element(child_type, "an array" if fixed else "a list")
+                typestr, scale = self._element(child_type)
             finally:
                 self._free_type(child_type)
             width = int(api.array_type_array_size(logical)) if fixed else 0
