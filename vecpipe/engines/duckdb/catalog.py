@@ -23,9 +23,8 @@ def save_model(con: duckdb.DuckDBPyConnection, name: str, model: Model) -> int:
     EngineError
         The database refused, for example because it is read-only.
     """
-    row = run(con, _INSERT, [name, model.to_bytes()]).fetchone()
-    assert row is not None
-    return int(row[0])
+    rows = run(con, _INSERT, [name, model.to_bytes()]).fetchall()
+    return int(rows[0][0])
 
 
 def load_model(con: duckdb.DuckDBPyConnection, name: str) -> Model:
@@ -36,12 +35,12 @@ def load_model(con: duckdb.DuckDBPyConnection, name: str) -> Model:
     ModelNotFoundError
         There is none that the connection can see; the message lists the names there are.
     """
-    row = run(con, _NEWEST, [name]).fetchone()
-    if row is None:
+    rows = run(con, _NEWEST, [name]).fetchall()
+    if not rows:
         names = model_names(con)
         there = f"there are: {', '.join(names[:20])}" if names else "vecpipe.models is empty"
         raise ModelNotFoundError(f"no model is named {name!r}; {there}")
-    return handles.model_of(handles.keep_model(row[0]))
+    return handles.model_of(handles.keep_model(rows[0][0]))
 
 
 def model_names(con: duckdb.DuckDBPyConnection) -> list[str]:
