@@ -19,7 +19,8 @@ from vecpipe.arrays import Float32, Mask, OnInvalid, Rows, finite_rows, from_cod
 from vecpipe.engines.duckdb.handles import keep_model, model_of, query_of
 from vecpipe.errors import InputError, ModelNotFoundError, SpecError
 from vecpipe.operators import Codec, Operator, parameters, registry
-from vecpipe.pipeline import METRICS, fit_sketch
+from vecpipe.pipeline import Model, fit_sketch
+from vecpipe.scoring import METRICS
 from vecpipe.sketch import Sketch
 from vecpipe.text import hash_embed
 
@@ -117,8 +118,10 @@ def _groups(column: Any) -> Iterator[tuple[Any, npt.NDArray[np.int64] | None]]:
         yield values[0], None
         return
     codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    order = np.argsort(codes, kind="stable")
+    bounds = np.searchsorted(codes, np.arange(len(values) + 1), sorter=order)
     for position, value in enumerate(values):
-        yield value, np.flatnonzero(codes == position)
+        yield value, order[bounds[position] : bounds[position + 1]]
 
 
 def _is_one_text(array: Any) -> bool:
@@ -257,30 +260,49 @@ def _on_invalid(column: Any, name: str) -> OnInvalid:
     raise SpecError(f"{name}: on_invalid is {value!r}; expected 'error' or 'null'")
 
 
+def _rows_by_model(
+    model: Any, v: Any, on_invalid: Any, name: str
+) -> Iterator[tuple[npt.NDArray[np.int64] | None, Model, Float32, Mask | None]]:
+    """Return each model with its rows: positions (None for all), vectors and mask.
+
+    Where all models take vectors of one width, the column is read once: a batch may hold a thousand models.
+    """
+    mode, column = _on_invalid(on_invalid, name), f"{name}: v"
+    models = [(model_of(handle), at) for handle, at in _groups(model)]
+    together = len({found.dim for found, _ in models}) == 1 and sum(
+        len(v) if at is None else len(at) for _, at in models
+    ) == len(v)
+    rows = to_rows(v, column=column, dim=models[0][0].dim, on_invalid=mode) if together else None
+    for found, at in models:
+        if rows is None:
+            mine = to_rows(_take(v, at), column=column, dim=found.dim, on_invalid=mode)
+            yield at, found, mine.values, mine.valid
+        elif at is None:
+            yield at, found, rows.values, rows.valid
+        else:
+            yield at, found, rows.values[at], None if rows.valid is None else rows.valid[at]
+
+
 def _transform(model: Any, v: Any, on_invalid: Any) -> Any:
-    name, mode = "vec_transform", _on_invalid(on_invalid, "vec_transform")
     with kernels.one_blas_thread():
-        parts = []
-        for handle, at in _groups(model):
-            found = model_of(handle)
-            rows = to_rows(_take(v, at), column=f"{name}: v", dim=found.dim, on_invalid=mode)
-            parts.append((at, *found.transform(rows.values, rows.valid)))
+        parts = [
+            (at, *found.transform(values, valid))
+            for at, found, values, valid in _rows_by_model(model, v, on_invalid, "vec_transform")
+        ]
     if len(parts) == 1 and parts[0][0] is None:
         return to_vectors(parts[0][1], parts[0][2])
-    return _scatter_vectors(len(v), parts)
+    return _scatter(len(v), parts, to_vectors, pa.list_(pa.float32()))
 
 
 def _encode(model: Any, v: Any, on_invalid: Any) -> Any:
-    name, mode = "vec_encode", _on_invalid(on_invalid, "vec_encode")
     with kernels.one_blas_thread():
-        parts = []
-        for handle, at in _groups(model):
-            found = model_of(handle)
-            rows = to_rows(_take(v, at), column=f"{name}: v", dim=found.dim, on_invalid=mode)
-            parts.append((at, *found.encode(rows.values, rows.valid)))
+        parts = [
+            (at, *found.encode(values, valid))
+            for at, found, values, valid in _rows_by_model(model, v, on_invalid, "vec_encode")
+        ]
     if len(parts) == 1 and parts[0][0] is None:
         return to_codes(parts[0][1], parts[0][2])
-    return _reorder(len(v), [(at, to_codes(codes, valid)) for at, codes, valid in parts], pa.binary())
+    return _scatter(len(v), parts, to_codes, pa.binary())
 
 
 def _decode(model: Any, code: Any) -> Any:
@@ -296,7 +318,7 @@ def _decode(model: Any, code: Any) -> Any:
                 parts.append((at, found.decode(codes), valid))
     if len(parts) == 1 and parts[0][0] is None:
         return to_vectors(parts[0][1], parts[0][2])
-    return _scatter_vectors(len(code), parts)
+    return _scatter(len(code), parts, to_vectors, pa.list_(pa.float32()))
 
 
 def _take(column: Any, at: npt.NDArray[np.int64] | None) -> Any:
@@ -307,8 +329,20 @@ def _take(column: Any, at: npt.NDArray[np.int64] | None) -> Any:
     return column.take(pa.array(at))
 
 
-def _scatter_vectors(n: int, parts: list[tuple[Any, Float32, Mask | None]]) -> Any:
-    return _reorder(n, [(at, to_vectors(values, valid)) for at, values, valid in parts], pa.list_(pa.float32()))
+def _scatter(
+    n: int,
+    parts: list[tuple[npt.NDArray[np.int64] | None, npt.NDArray[Any], Mask | None]],
+    column_of: Callable[[Any, Mask | None], Any],
+    kind: Any,
+) -> Any:
+    """Put the results of groups back into row order, as a column; rows of no group are NULL."""
+    if len({values.shape[1] for _, values, _ in parts}) != 1:
+        return _reorder(n, [(at, column_of(values, valid)) for at, values, valid in parts], kind)
+    together = np.zeros((n, parts[0][1].shape[1]), parts[0][1].dtype)
+    there = np.zeros(n, bool)
+    for at, values, valid in parts:
+        together[at], there[at] = values, True if valid is None else valid
+    return column_of(together, None if there.all() else there)
 
 
 def _reorder(n: int, parts: list[tuple[Any, Any]], kind: Any) -> Any:
