@@ -12,7 +12,7 @@ from vecpipe.errors import FitError, InputError, VecpipeError
 from vecpipe.evaluate import Collection, Evaluation, evaluate
 from vecpipe.fitting import sketch_source
 from vecpipe.operators import registry
-from vecpipe.pipeline import METRICS, Metric
+from vecpipe.scoring import METRICS, Metric
 from vecpipe.sketch import Sketch
 from vecpipe.sources import open_source
 

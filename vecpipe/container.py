@@ -156,6 +156,8 @@ def check_arrays(
 ) -> None:
     """Check that exactly these arrays are there, with these dtypes and shapes, and finite where told.
 
+    A length of -1 stands for any.
+
     Raises
     ------
     ModelFormatError
@@ -165,7 +167,8 @@ def check_arrays(
         raise ModelFormatError(f"{where}: holds arrays {sorted(arrays)}, expected {sorted(shapes)}")
     for name, (dtype, shape) in shapes.items():
         array = arrays[name]
-        if array.dtype != np.dtype(dtype) or array.shape != shape:
+        fits = len(array.shape) == len(shape) and all(w in (-1, n) for n, w in zip(array.shape, shape, strict=True))
+        if array.dtype != np.dtype(dtype) or not fits:
             raise ModelFormatError(
                 f"{where}: array {name} is {array.dtype} {array.shape}, expected {np.dtype(dtype)} {shape}"
             )

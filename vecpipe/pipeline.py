@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,12 +20,10 @@ from vecpipe.errors import CapabilityError, FitError, InputError, ModelFormatErr
 from vecpipe.moments import Affine
 from vecpipe.operators import Codec, FitData, Operator
 from vecpipe.operators.base import check_widths
+from vecpipe.scoring import Coding, Metric, Queries, exact_scores
 from vecpipe.sketch import Sketch
 from vecpipe.spec import format_spec, parse
 from vecpipe.version import __version__
-
-Metric = Literal["cosine", "ip", "l2"]
-METRICS: tuple[Metric, ...] = ("cosine", "ip", "l2")
 
 
 @dataclass(frozen=True)
@@ -36,24 +34,6 @@ class FitInfo:
     nulls: int = 0
     invalid: int = 0
     zeros: int = 0
-
-
-@dataclass(frozen=True)
-class Queries:
-    """Queries carried through a model once, with whatever scoring needs precomputed.
-
-    Attributes
-    ----------
-    raw : (m, d) float32
-        The queries as they were given.
-    moved : (m, k) float32
-        The queries in the space of the codes; NaN rows where a query has no direction there.
-    """
-
-    raw: Float32
-    moved: Float32
-    prepared: Any
-    metric: Metric
 
 
 class Model:
@@ -84,8 +64,9 @@ class Model:
             self.widths.append(width)
         self.output_dim = width
         self._chain = _fold([(step, step.affine()) for step in self._moves])
-        two_sided = any(type(step).query_affine is not Operator.query_affine for step in self._moves)
-        self._query_chain = _fold([(step, step.query_affine()) for step in self._moves]) if two_sided else self._chain
+        self._coding = Coding(self._moves, self.codec) if self.codec else None
+        before = self._coding.before if self._coding else self._moves
+        self._query_chain = _fold([(step, step.query_affine()) for step in before])
 
     def __repr__(self) -> str:
         return f"Model({self.spec!r}, dim={self.dim}, output={self.output_type}, hash={self.hash[:12]})"
@@ -99,13 +80,6 @@ class Model:
     def bytes_per_vector(self) -> int:
         """Bytes that one result takes."""
         return self.codec.code_bytes(self.output_dim) if self.codec else 4 * self.output_dim
-
-    @cached_property
-    def _unit_rows(self) -> bool:
-        unit = False
-        for step in self._moves:
-            unit = step.makes_unit_length or (unit and step.keeps_unit_length)
-        return unit
 
     # Rows ------------------------------------------------------------------------------------------------
 
@@ -134,18 +108,24 @@ class Model:
 
     def transform_queries(self, Q: Float32, valid: Mask | None = None) -> tuple[Float32, Mask | None]:
         """Apply the query side of the steps: what ``transform`` does, but for operators with two sides."""
-        return self._run(self._query_chain, Q, valid, stable=False)
+        chain = _fold([(step, step.query_affine()) for step in self._moves])
+        return self._run(chain, Q, valid, queries=True)
 
     def _run(
-        self, chain: Sequence[Operator | Affine], X: Float32, valid: Mask | None, *, stable: bool
+        self,
+        chain: Sequence[Operator | Affine],
+        X: Float32,
+        valid: Mask | None,
+        *,
+        stable: bool = False,
+        queries: bool = False,
     ) -> tuple[Float32, Mask | None]:
         X = _matrix(X, self.dim, "this model was fitted on")
-        on_queries = chain is not self._chain
         for step in chain:
             if isinstance(step, Affine):
                 X = kernels.affine(X, step.matrix, step.offset, stable=stable)
             else:
-                X = step.apply_query(X) if on_queries else step.apply(X, stable=stable)
+                X = step.apply_query(X) if queries else step.apply(X, stable=stable)
                 if step.undefines:
                     X, valid = _drop(X, valid)
         if self._moves:
@@ -218,12 +198,12 @@ class Model:
         InputError
             Wrong width.
         """
-        Q = _matrix(Q, self.dim, "this model was fitted on")
-        moved, valid = self.transform_queries(Q)
+        moved, valid = self._run(self._query_chain, Q, None, queries=True)
         if valid is not None:
             moved = np.where(valid[:, None], moved, np.float32(np.nan))
-        ready = np.nan_to_num(moved)
-        return Queries(Q, moved, self.codec.prepare(ready) if self.codec else ready, metric)
+        if self._coding is not None:
+            return self._coding.prepare(moved, metric)
+        return Queries(moved, moved, np.zeros(len(moved), np.float32), metric)
 
     def score(self, queries: Queries, items: Bytes | Float32) -> Float32:
         """Return ``(m, n) float32`` scores, larger is closer; NaN where cosine has no answer.
@@ -231,26 +211,15 @@ class Model:
         Parameters
         ----------
         queries
-            From ``prepare``; their metric decides: cosine, ip (inner product) or l2 (minus the distance), all in
-            the space of the codes.
+            From ``prepare``; their metric decides: cosine, ip (inner product) or l2 (minus the distance), in the
+            space after the last step that changes the geometry (see ``vecpipe.scoring``).
         items : (n, B) uint8 codes, or (n, k) float32 transformed vectors for a model without codec
         """
-        if self.codec is None:
+        if self._coding is None:
             vectors = _matrix(items, self.output_dim, "this model returns")
             return exact_scores(queries.moved, vectors, queries.metric)
         codes, _ = from_codes(np.asarray(items), self.bytes_per_vector)
-        products = self.codec.score(queries.prepared, codes)
-        products[np.isnan(queries.moved).any(axis=1)] = np.nan
-        if queries.metric == "ip":
-            return products
-        lengths = kernels.squared_norms(queries.moved)[:, None]
-        if queries.metric == "cosine" and self._unit_rows:
-            return _over(products, np.sqrt(lengths))
-        norms = self.codec.squared_norms(codes)
-        if queries.metric == "l2":
-            return _minus_distance(lengths, products, norms)
-        norms = np.where(norms > self.codec.noise, norms, np.float32(0))
-        return _over(products, np.sqrt(lengths) * np.sqrt(norms))
+        return self._coding.score(queries, codes)
 
     # Bytes -----------------------------------------------------------------------------------------------
 
@@ -349,26 +318,6 @@ def _matrix(X: Any, dim: int, who: str) -> Float32:
     if found.shape[1] != dim:
         raise InputError(f"vectors have {found.shape[1]} dimensions, but {who} {dim}")
     return found.astype(np.float32, copy=False)
-
-
-def exact_scores(Q: Float32, X: Float32, metric: Metric) -> Float32:
-    """Return ``(m, n) float32`` scores of float vectors, larger is closer; NaN where cosine has no answer."""
-    products = kernels.inner_products(Q, X)
-    if metric == "ip":
-        return products
-    lengths, norms = kernels.squared_norms(Q)[:, None], kernels.squared_norms(X)
-    if metric == "l2":
-        return _minus_distance(lengths, products, norms)
-    return _over(products, np.sqrt(lengths) * np.sqrt(norms))
-
-
-def _minus_distance(lengths: Float32, products: Float32, norms: Float32) -> Float32:
-    return np.asarray(-np.sqrt(np.maximum(lengths - 2 * products + norms, 0)), dtype=np.float32)
-
-
-def _over(products: Float32, lengths: Float32) -> Float32:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(products / np.where(lengths > 0, lengths, np.float32(np.nan)), dtype=np.float32)
 
 
 def _drop(X: Float32, valid: Mask | None) -> tuple[Float32, Mask | None]:

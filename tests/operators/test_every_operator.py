@@ -19,7 +19,7 @@ from vecpipe.arrays import to_rows
 from vecpipe.errors import CapabilityError, FitError, InputError, SpecError, VecpipeError
 from vecpipe.operators import Codec, registry
 from vecpipe.operators.base import parameters
-from vecpipe.pipeline import METRICS, Model, fit_sketch
+from vecpipe.pipeline import Model, fit_sketch
 from vecpipe.sketch import Sketch
 from vecpipe.spec import format_spec, parse
 
@@ -51,12 +51,14 @@ SPECS = {
     ],
     "rotate": ["rotate", "rotate(seed=5)", "rotate(kind=hadamard)"],
     "float16": ["float16", "normalize | float16"],
+    "transform_code": ["transform_code(6)", "transform_code(10)", "center | transform_code(4)"],
     "int8": ["int8", "int8(scale=vector)", "int8(quantile=0.98)", "normalize | int8", "center | pca(8) | int8"],
     "binary": ["binary", "center | rotate | binary", "normalize | binary", "rotate(kind=hadamard) | binary"],
 }
 """Specs that cover each operator: every kind and every parameter away from its default."""
 
 T = TypeVar("T")
+METRICS = ("cosine", "ip", "l2")
 
 ALL = [spec for specs in SPECS.values() for spec in specs]
 CODES = [spec for spec in ALL if isinstance(parse(spec)[-1], Codec)]

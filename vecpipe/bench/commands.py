@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -53,3 +54,16 @@ def codecs(data: Path, budgets: str, peers: bool, slow_peers: bool, train_querie
         train_queries=train_queries,
         picture=picture,
     )
+
+
+@bench.command()
+@click.option("--rows", default=500_000, show_default=True, type=click.IntRange(10_000), help="Rows of the table.")
+@click.option("--dim", default=384, show_default=True, type=click.IntRange(8, 4_096), help="Width of the vectors.")
+@click.option("--tenants", default=10_000, show_default=True, type=click.IntRange(10), help="Groups of 20 rows.")
+@click.option("--threads", default=os.cpu_count() or 1, show_default="processors", type=click.IntRange(1, 256))
+@click.option("--runs", default=5, show_default=True, type=click.IntRange(1, 100), help="Runs of each measurement.")
+def aggregate(rows: int, dim: int, tenants: int, threads: int, runs: int) -> None:
+    """Average and fit inside SQL against DuckDB's own functions and NumPy."""
+    from vecpipe.bench.aggregate import run
+
+    run(rows, dim, tenants, threads, runs, Console(width=160))

@@ -25,7 +25,7 @@ def advise(
     """
     import vecpipe
     from vecpipe.advise import advise as find
-    from vecpipe.pipeline import METRICS
+    from vecpipe.scoring import METRICS
 
     recall = _value(target, "recall", "--target")
     size = _value(budget, "bytes", "--budget")

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecpipe.arrays import Float32
-from vecpipe.pipeline import Metric, exact_scores
+from vecpipe.scoring import Metric, exact_scores
 
 Places = npt.NDArray[np.int64]
 

@@ -1,6 +1,6 @@
 """The operators, one module a family; importing this package fills the registry."""
 
-from vecpipe.operators import codecs, normalise, reduce, rotate, whiten
+from vecpipe.operators import codecs, normalise, product, reduce, rotate, rotated, scalar, transform_code, whiten
 from vecpipe.operators.base import (
     FAMILIES,
     Codec,
@@ -25,9 +25,13 @@ __all__ = [
     "normalise",
     "operator_named",
     "parameters",
+    "product",
     "reduce",
     "register",
     "registry",
     "rotate",
+    "rotated",
+    "scalar",
+    "transform_code",
     "whiten",
 ]

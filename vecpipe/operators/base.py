@@ -232,6 +232,9 @@ class Operator:
         Whether it learns nothing and has no random part.
     undefines : bool
         Whether a valid row can have no result (NaN): a zero vector has no direction.
+    moves_only : bool
+        Whether the step only moves or turns the vectors (or keeps a subspace): before a codec it is then part of the
+        code and does not change what scores mean.
     makes_unit_length, keeps_unit_length : bool
         Whether every result has length one; whether rows of length one stay so.
     """
@@ -243,6 +246,11 @@ class Operator:
     stateless: ClassVar[bool] = False
     undefines: ClassVar[bool] = False
     keeps_unit_length: ClassVar[bool] = False
+
+    @property
+    def moves_only(self) -> bool:
+        """Whether the step only moves or turns the vectors."""
+        return False
 
     @property
     def makes_unit_length(self) -> bool:
@@ -332,13 +340,16 @@ class Codec(Operator):
     Attributes
     ----------
     direction_only : bool
-        Whether codes tell directions only, so that a zero vector has none.
+        Whether a zero vector has no code.
+    lengthless : bool
+        Whether codes hold directions without a length, so that steps before cannot be undone from them.
     noise : float
         Squared length of a decoded vector below which it cannot be told from zero.
     """
 
     family: ClassVar[str] = "quantise"
     direction_only: ClassVar[bool] = False
+    lengthless: ClassVar[bool] = False
 
     @property
     def noise(self) -> float:

@@ -1,16 +1,18 @@
-"""Codecs that store one number a dimension in a plain form: half floats, bytes, sign bits."""
+"""Codecs that store one number a dimension in a plain form: half floats, bytes, half bytes, sign bits."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
-from vecpipe.arrays import Bytes, Float32
+from vecpipe.arrays import Bytes, Float32, Float64
 from vecpipe.errors import InputError, ModelFormatError
 from vecpipe.kernels import DigitQuery
 from vecpipe.operators.base import Codec, FitData, Layout, State, param, register
+from vecpipe.operators.packing import pack, packed_bytes, stored_numbers, unpack
 
 _NORM_ROWS = 256
 
@@ -51,7 +53,133 @@ class Float16(Codec):
 
 @register
 @dataclass(eq=False)
-class Int8(Codec):
+class BFloat16(Codec):
+    """Store each number as the upper half of a float32: 2 bytes a dimension, 8 bits of precision, float32's range.
+
+    Rounds to nearest, ties to even; what would round to infinity becomes the largest finite value, about 3.39e38.
+    """
+
+    name = "bfloat16"
+    source = "Google Brain's bfloat16; IEEE 754 round to nearest even"
+    oracle = "float32 bits, rounded to 16 by whole-number arithmetic; relative error of at most 2**-8"
+    stateless = True
+
+    def code_bytes(self, dim: int) -> int:
+        """Return 2 d."""
+        return 2 * dim
+
+    def encode(self, X: Float32) -> Bytes:
+        """Return the upper halves, little-endian."""
+        bits = np.ascontiguousarray(X, dtype="<f4").view("<u4")
+        size = bits & np.uint32(0x7FFFFFFF)
+        size += ((size >> np.uint32(16)) & np.uint32(1)) + np.uint32(0x7FFF)
+        half = np.minimum(size >> np.uint32(16), np.uint32(0x7F7F)) | ((bits >> np.uint32(16)) & np.uint32(0x8000))
+        return np.ascontiguousarray(half, dtype="<u2").view(np.uint8)
+
+    def decode(self, codes: Bytes) -> Float32:
+        """Return the halves as float32."""
+        wide = np.ascontiguousarray(codes).view("<u2").astype("<u4") << np.uint32(16)
+        return wide.view("<f4").astype(np.float32, copy=False)
+
+
+class _Ranges(Codec):
+    """Evenly spaced levels between the ends of each dimension's range; what falls outside is clipped."""
+
+    bits: ClassVar[int] = 8
+    quantile: float
+
+    def code_bytes(self, dim: int) -> int:
+        """Return the bytes of d levels."""
+        return packed_bytes(dim, self.bits)
+
+    def fit(self, data: FitData) -> State:
+        """Learn ``low`` and ``step`` of each dimension, ``(d,) float32``."""
+        tail = (1.0 - self.quantile) / 2
+        if tail == 0.0:
+            low, high = data.rows.min(axis=0).astype(np.float64), data.rows.max(axis=0).astype(np.float64)
+        else:
+            low, high = data.quantiles([tail, 1.0 - tail])
+        return {"low": low.astype(np.float32), "step": ((high - low) / (2**self.bits - 1)).astype(np.float32)}
+
+    def layout(self, dim: int) -> Layout:
+        """Return low and step."""
+        return {"low": (np.float32, (dim,)), "step": (np.float32, (dim,))}
+
+    def prepare_state(self) -> None:
+        """Derive the inverse steps."""
+        step = self.state["step"]
+        if (step < 0).any():
+            raise ModelFormatError(f"{self.name}: a step is negative")
+        with np.errstate(divide="ignore", over="ignore"):
+            inverse = np.where(step > 0, np.float32(1) / step, np.float32(0))
+        self._inverse = np.where(np.isfinite(inverse), inverse, np.float32(0)).astype(np.float32)
+
+    @property
+    def _half(self) -> int:
+        """Half the number of levels: what lies between a level and the signed byte it is computed with."""
+        return 1 << (self.bits - 1)
+
+    def _signed(self, codes: Bytes) -> npt.NDArray[np.int8]:
+        """Return the levels less half their number, ``(n, d) int8``."""
+        if self.bits == 8:
+            return codes.view(np.int8)
+        return unpack(codes, self.dim, self.bits).view(np.int8) - np.int8(self._half)
+
+    def encode(self, X: Float32) -> Bytes:
+        """Return packed levels, those of 8 bits as signed bytes."""
+        half = self._half
+        levels = X - self.state["low"]
+        levels *= self._inverse
+        levels -= np.float32(half)
+        np.rint(levels, out=levels)
+        np.clip(levels, -half, half - 1, out=levels)
+        if self.bits == 8:
+            return levels.astype(np.int8).view(np.uint8)
+        levels += np.float32(half)
+        return pack(levels.astype(np.uint8), self.bits)
+
+    def decode(self, codes: Bytes) -> Float32:
+        """Return ``(n, d) float32``."""
+        levels = self._signed(codes).astype(np.float32)
+        levels += np.float32(self._half)
+        levels *= self.state["step"]
+        levels += self.state["low"]
+        return levels
+
+    def _middle(self) -> Float64:
+        return np.asarray(self.state["low"] + self._half * self.state["step"].astype(np.float64))
+
+    def prepare(self, Q: Float32) -> Any:
+        """Return the queries as integer digits, and what the ranges add to every score."""
+        wide = Q.astype(np.float64)
+        return DigitQuery(wide * self.state["step"].astype(np.float64)), wide @ self._middle()
+
+    def score(self, prepared: Any, codes: Bytes) -> Float32:
+        """Return inner products by integer arithmetic, ``(m, n) float32``."""
+        digits, shift = prepared
+        return np.asarray(digits.dot(self._signed(codes)) + shift[:, None], dtype=np.float32)
+
+    def squared_norms(self, codes: Bytes) -> Float32:
+        """Return ``(n,)`` squared norms of the decoded vectors, a cache-sized block of levels at a time."""
+        step, middle = self.state["step"].astype(np.float64), self._middle()
+        linear, square = (2.0 * middle * step).astype(np.float32), (step * step).astype(np.float32)
+        norms = np.empty(len(codes), dtype=np.float32)
+        for start in range(0, len(codes), _NORM_ROWS):
+            levels = self._signed(codes[start : start + _NORM_ROWS]).astype(np.float32)
+            part = levels @ linear
+            levels *= levels
+            norms[start : start + _NORM_ROWS] = part + levels @ square
+        return np.asarray(np.maximum(norms + np.float32(middle @ middle), np.float32(0)))
+
+    @property
+    def noise(self) -> float:
+        """Squared length of what rounding can leave of a zero vector."""
+        return float((self.state["step"].astype(np.float64) ** 2).sum()) / 4
+
+
+@register
+@dataclass(eq=False)
+class Int8(_Ranges):
     """Store each number as one of 256 evenly spaced levels.
 
     ``scale=dimension`` fits a range for each dimension from quantiles of the sample and clips what falls outside;
@@ -70,97 +198,81 @@ class Int8(Codec):
         return dim if self.scale == "dimension" else dim + 4
 
     def fit(self, data: FitData) -> State:
-        """Learn ``low`` and ``step`` of each dimension, ``(d,) float32``."""
-        if self.scale == "vector":
-            return {}
-        tail = (1.0 - self.quantile) / 2
-        if tail == 0.0:
-            low, high = data.rows.min(axis=0).astype(np.float64), data.rows.max(axis=0).astype(np.float64)
-        else:
-            low, high = data.quantiles([tail, 1.0 - tail])
-        return {"low": low.astype(np.float32), "step": ((high - low) / 255.0).astype(np.float32)}
+        """Learn ``low`` and ``step`` of each dimension, ``(d,) float32``, or nothing."""
+        return super().fit(data) if self.scale == "dimension" else {}
 
     def layout(self, dim: int) -> Layout:
         """Return low and step, or nothing."""
-        if self.scale == "vector":
-            return {}
-        return {"low": (np.float32, (dim,)), "step": (np.float32, (dim,))}
+        return super().layout(dim) if self.scale == "dimension" else {}
 
     def prepare_state(self) -> None:
         """Derive the inverse steps."""
         if self.scale == "dimension":
-            step = self.state["step"]
-            if (step < 0).any():
-                raise ModelFormatError("int8: a step is negative")
-            with np.errstate(divide="ignore", over="ignore"):
-                inverse = np.where(step > 0, np.float32(1) / step, np.float32(0))
-            self._inverse = np.where(np.isfinite(inverse), inverse, np.float32(0)).astype(np.float32)
+            super().prepare_state()
 
     def encode(self, X: Float32) -> Bytes:
         """Return ``(n, d)`` levels, or ``(n, d + 4)`` levels and scale."""
-        if self.scale == "dimension":
-            levels = X - self.state["low"]
-            levels *= self._inverse
-            levels -= np.float32(128)
-            np.rint(levels, out=levels)
-            np.clip(levels, -128, 127, out=levels)
-            return levels.astype(np.int8).view(np.uint8)
-        scale = np.abs(X).max(axis=1, initial=0.0) / np.float32(127)
-        levels = np.rint(X / np.where(scale > 0, scale, np.float32(1))[:, None])
-        codes = np.empty((len(X), X.shape[1] + 4), dtype=np.uint8)
-        codes[:, :-4] = np.clip(levels, -127, 127).astype(np.int8).view(np.uint8)
-        codes[:, -4:] = np.ascontiguousarray(scale, dtype="<f4").view(np.uint8).reshape(-1, 4)
-        return codes
-
-    def _scales(self, codes: Bytes) -> Float32:
-        with np.errstate(invalid="ignore"):
-            scales = np.ascontiguousarray(codes[:, -4:]).view("<f4")[:, 0].astype(np.float32)
-        return np.nan_to_num(scales, nan=0.0, posinf=0.0, neginf=0.0)
+        return super().encode(X) if self.scale == "dimension" else absmax_codes(X)
 
     def decode(self, codes: Bytes) -> Float32:
         """Return ``(n, d) float32``."""
         if self.scale == "dimension":
-            levels = codes.view(np.int8).astype(np.float32)
-            levels += np.float32(128)
-            levels *= self.state["step"]
-            levels += self.state["low"]
-            return levels
-        return codes[:, :-4].view(np.int8).astype(np.float32) * self._scales(codes)[:, None]
+            return super().decode(codes)
+        return codes[:, :-4].view(np.int8).astype(np.float32) * absmax_scales(codes)[:, None]
 
     def prepare(self, Q: Float32) -> Any:
         """Return the queries as integer digits, and what the ranges add to every score."""
-        wide = Q.astype(np.float64)
         if self.scale == "vector":
-            return DigitQuery(wide), np.zeros(len(Q))
-        step, low = self.state["step"].astype(np.float64), self.state["low"].astype(np.float64)
-        return DigitQuery(wide * step), wide @ (low + 128.0 * step)
+            return DigitQuery(Q.astype(np.float64)), np.zeros(len(Q))
+        return super().prepare(Q)
 
     def score(self, prepared: Any, codes: Bytes) -> Float32:
         """Return inner products by integer arithmetic, ``(m, n) float32``."""
-        digits, shift = prepared
         if self.scale == "vector":
-            return np.asarray(digits.dot(codes[:, :-4].view(np.int8)) * self._scales(codes), dtype=np.float32)
-        return np.asarray(digits.dot(codes.view(np.int8)) + shift[:, None], dtype=np.float32)
+            levels = codes[:, :-4].view(np.int8)
+            return np.asarray(prepared[0].dot(levels) * absmax_scales(codes), dtype=np.float32)
+        return super().score(prepared, codes)
 
     def squared_norms(self, codes: Bytes) -> Float32:
-        """Return ``(n,)`` squared norms of the decoded vectors, a cache-sized block of levels at a time."""
-        if self.scale == "vector":
-            return super().squared_norms(codes)
-        step = self.state["step"].astype(np.float64)
-        middle = self.state["low"] + 128.0 * step
-        linear, square = (2.0 * middle * step).astype(np.float32), (step * step).astype(np.float32)
-        norms = np.empty(len(codes), dtype=np.float32)
-        for start in range(0, len(codes), _NORM_ROWS):
-            levels = codes[start : start + _NORM_ROWS].view(np.int8).astype(np.float32)
-            part = levels @ linear
-            levels *= levels
-            norms[start : start + _NORM_ROWS] = part + levels @ square
-        return np.asarray(np.maximum(norms + np.float32(middle @ middle), np.float32(0)))
+        """Return ``(n,)`` squared norms of the decoded vectors."""
+        return Codec.squared_norms(self, codes) if self.scale == "vector" else super().squared_norms(codes)
 
     @property
     def noise(self) -> float:
         """Squared length of what rounding can leave of a zero vector."""
-        return 0.0 if self.scale == "vector" else float((self.state["step"].astype(np.float64) ** 2).sum()) / 4
+        return 0.0 if self.scale == "vector" else super().noise
+
+
+def absmax_codes(X: Float32) -> Bytes:
+    """Return ``(n, d + 4) uint8``: each row as whole multiples of its largest magnitude over 127, then that scale."""
+    scale = np.abs(X).max(axis=1, initial=0.0) / np.float32(127)
+    levels = np.rint(X / np.where(scale > 0, scale, np.float32(1))[:, None])
+    codes = np.empty((len(X), X.shape[1] + 4), dtype=np.uint8)
+    codes[:, :-4] = np.clip(levels, -127, 127).astype(np.int8).view(np.uint8)
+    codes[:, -4:] = np.ascontiguousarray(scale, dtype="<f4").view(np.uint8).reshape(-1, 4)
+    return codes
+
+
+def absmax_scales(codes: Bytes) -> Float32:
+    """Return the scales ``(n,) float32`` at the end of codes; what no encoder writes counts as 0."""
+    return stored_numbers(codes[:, -4:], "<f4")
+
+
+@register
+@dataclass(eq=False)
+class Int4(_Ranges):
+    """Store each number as one of 16 evenly spaced levels, two to a byte.
+
+    The range of a dimension is taken from quantiles of the sample; a value outside is clipped. With so few levels it
+    pays to give up a value in a hundred for a finer step.
+    """
+
+    name = "int4"
+    source = "uniform scalar quantisation"
+    oracle = "numpy.clip(numpy.rint(...)); error of at most half a step inside the range; FAISS SQ4 (quantile=1)"
+    bits = 4
+
+    quantile: float = param(0.99, doc="share of the values inside a dimension's range", minimum=0.5, maximum=1.0)
 
 
 @register
@@ -177,6 +289,7 @@ class Binary(Codec):
     oracle = "numpy.packbits; sentence_transformers.quantize_embeddings(precision='ubinary')"
     stateless = True
     direction_only = True
+    lengthless = True
 
     def code_bytes(self, dim: int) -> int:
         """Return d / 8, rounded up."""

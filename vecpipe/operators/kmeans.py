@@ -21,6 +21,7 @@ WORDS = 256
 MAX_BITS = 8
 _ROWS = 2048
 _SEED_ROWS = 8_192
+_NARROW = 32
 
 
 @lru_cache(maxsize=1)
@@ -182,12 +183,22 @@ def refine(points: Float32, weights: Float64, start: Float32, rounds: int = 10, 
             break
         before = index
         mass = np.bincount(index, weights=weights, minlength=count) + prior
-        moved = np.empty_like(words)
-        for axis in range(words.shape[1]):
-            total = np.bincount(index, weights=weights * points[:, axis], minlength=count)
-            moved[:, axis] = (total + prior * start[:, axis]) / np.maximum(mass, 1e-12)
-        words = np.where((mass > 0)[:, None], moved, words)
+        moved = (_sums(points, weights, index, count) + prior * start) / np.maximum(mass, 1e-12)[:, None]
+        words = np.where((mass > 0)[:, None], moved, words).astype(np.float32)
     return words
+
+
+def _sums(points: Float32, weights: Float64, index: Indices, count: int) -> Float64:
+    """Return the weighted sum of the points of each index, ``(count, k)``."""
+    total = np.zeros((count, points.shape[1]))
+    if points.shape[1] <= _NARROW:
+        for axis in range(points.shape[1]):
+            total[:, axis] = np.bincount(index, weights=weights * points[:, axis], minlength=count)
+        return total
+    order = np.argsort(index, kind="stable")
+    present, starts = np.unique(index[order], return_index=True)
+    total[present] = np.add.reduceat(points[order] * weights[order, None], starts, axis=0)
+    return total
 
 
 def kmeans(points: Float32, weights: Float64, count: int, seed: int = 0, rounds: int = 20) -> Float32:

@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from vecpipe.arrays import Bytes
+from vecpipe.arrays import Bytes, Float32
 
 MAX_BITS = 8
 
@@ -79,3 +79,18 @@ def unpack(codes: Bytes, count: int, bits: int) -> Bytes:
         at += size
     assert total is not None
     return total
+
+
+def stored_numbers(part: Bytes, kind: str) -> Float32:
+    """Return the number at some bytes of each code, ``(n, w) uint8`` -> ``(n,) float32``.
+
+    Bytes may come from a stranger: NaN and infinity, which no encoder writes, count as 0.
+
+    Parameters
+    ----------
+    kind
+        Type of the number, such as ``"<f2"``, ``"<f4"``, ``"<u2"``.
+    """
+    with np.errstate(invalid="ignore"):
+        values = np.ascontiguousarray(part).view(kind)[:, 0].astype(np.float32)
+    return np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)

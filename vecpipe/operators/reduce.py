@@ -68,6 +68,11 @@ class PCA(Operator):
     whiten: bool = param(False, doc="scale each component to variance 1")
     center: bool = param(True, doc="subtract the mean first")
 
+    @property
+    def moves_only(self) -> bool:
+        """Without whitening: distances in the kept subspace stay as they are."""
+        return not self.whiten
+
     def output_dim(self, dim: int) -> int:
         """Return k."""
         check_matrix(self.name, dim, self.k)

@@ -32,6 +32,11 @@ class Rotate(Operator):
     kind: str = param("random", doc="which rotation", choices=("random", "hadamard"))
     seed: int = param(0, doc="of the random choice", minimum=0, maximum=2**31 - 1)
 
+    @property
+    def moves_only(self) -> bool:
+        """Distances stay as they are."""
+        return True
+
     def output_dim(self, dim: int) -> int:
         """Return dim."""
         check_matrix(self.name, dim, dim)
@@ -61,7 +66,7 @@ class Rotate(Operator):
         signs = self.state["signs"]
         if (np.abs(signs) != 1).any():
             raise ModelFormatError("rotate: signs must be 1 or -1")
-        self._matrix = rotate_by_signs(np.eye(self.dim), signs)
+        self._matrix = rotate_by_signs(np.eye(self.dim), signs).astype(np.float64)
 
     def affine(self) -> Affine:
         """Return the rotation matrix."""

@@ -17,7 +17,8 @@ import numpy as np
 
 from vecpipe.arrays import Float32
 from vecpipe.errors import ModelNotFoundError
-from vecpipe.pipeline import Metric, Model, Queries, exact_scores
+from vecpipe.pipeline import Model
+from vecpipe.scoring import Metric, Queries, exact_scores
 
 Item = TypeVar("Item")
 

@@ -1,0 +1,358 @@
+"""Codecs of learnt codebooks: product quantisation, its rotated form, and residual quantisation.
+
+A code is m numbers of 8 or of 4 bits, each the name of a word; two of 4 bits share a byte, and a pair of words is
+then one word of 256 to whatever reads the code. Training and nearest words are ``kmeans``, reading codes is ``lut``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from vecpipe.arrays import MAX_DIM, Bytes, Float32, Float64
+from vecpipe.errors import SpecError
+from vecpipe.kernels import affine, one_blas_thread
+from vecpipe.operators.base import (
+    MAX_MATRIX,
+    Codec,
+    FitData,
+    Layout,
+    State,
+    check_matrix,
+    param,
+    register,
+)
+from vecpipe.operators.kmeans import assign, kmeans, nearest, refine
+from vecpipe.operators.linear import principal_axes, rows_f32
+from vecpipe.operators.lut import ByteTables, look_up
+
+TRAINING_ROWS = 32_768
+"""Rows that a codebook of 256 words is trained on, at most."""
+
+_BLOCK = 512
+_FEW_QUERIES = 4
+_TURNS = 16
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def training_rows(data: FitData) -> tuple[Float32, Float64]:
+    """Return the rows a codebook is trained on, and their weights with mean 1.
+
+    The sample is ordered by a hash of the rows: its first rows are a uniform choice.
+    """
+    rows, weights = data.rows[:TRAINING_ROWS], data.weights[:TRAINING_ROWS]
+    mean = float(weights.mean())
+    return rows, weights / mean if mean > 0 else np.ones(len(rows))
+
+
+def _each(work: Callable[[Item], Result], items: list[Item]) -> list[Result]:
+    """Map over the processors, BLAS at one thread: the results do not depend on how many there are."""
+    with one_blas_thread(), ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+        return list(pool.map(work, items))
+
+
+class _Words(Codec):
+    """m numbers of 8 or 4 bits as bytes; what PQ and residual quantisation share."""
+
+    m: int
+    bits: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.bits not in (4, 8):
+            raise SpecError(f"{self.name}: bits is {self.bits}; expected 4 or 8")
+
+    def code_bytes(self, dim: int) -> int:
+        """Return m, or m / 2 rounded up for 4 bits."""
+        return self.m if self.bits == 8 else (self.m + 1) // 2
+
+    @property
+    def _count(self) -> int:
+        return 1 << self.bits
+
+    def _packed(self, numbers: Bytes) -> Bytes:
+        """Return m numbers a row as bytes."""
+        if self.bits == 8:
+            return numbers
+        if self.m % 2:
+            numbers = np.pad(numbers, ((0, 0), (0, 1)))
+        return np.asarray(numbers[:, ::2] << np.uint8(4) | numbers[:, 1::2])
+
+
+@register
+@dataclass(eq=False)
+class PQ(_Words):
+    """Cut each vector into m pieces and store the nearest of 256 (or 16) centroids for each.
+
+    Pieces are runs of neighbouring dimensions, the first ones longer by one where m does not divide d. Centroids come
+    from k-means++ and Lloyd's rounds on at most 32,768 rows of the sample.
+    """
+
+    name = "pq"
+    source = "Jegou, Douze, Schmid 2011"
+    oracle = "FAISS PQ: recall at equal bytes; numpy argmin over the centroids"
+
+    m: int = param(doc="pieces, each of one number", minimum=1, maximum=MAX_DIM)
+    bits: int = param(8, doc="bits a piece: 8 or 4", minimum=4, maximum=8)
+    seed: int = param(0, doc="of the seeding", minimum=0, maximum=2**31 - 1)
+
+    def output_dim(self, dim: int) -> int:
+        """Return dim."""
+        if self.m > dim:
+            raise SpecError(f"{self.name}: cannot cut vectors of {dim} dimensions into {self.m} pieces")
+        check_matrix(self.name, self._count, dim)
+        return dim
+
+    def _pieces(self, dim: int) -> list[slice]:
+        ends = np.cumsum([dim // self.m + (i < dim % self.m) for i in range(self.m)])
+        return [slice(int(start), int(end)) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+    def fit(self, data: FitData) -> State:
+        """Learn ``words``, the centroids of all pieces side by side, ``(2**bits, d) float32``."""
+        rows, weights = training_rows(data)
+        return {"words": self._train(rows, weights)}
+
+    def _train(self, rows: Float32, weights: Float64) -> Float32:
+        def train(piece: slice) -> Float32:
+            return kmeans(np.ascontiguousarray(rows[:, piece]), weights, self._count, self.seed)
+
+        return rows_f32(np.concatenate(_each(train, self._pieces(rows.shape[1])), axis=1))
+
+    def layout(self, dim: int) -> Layout:
+        """Return the centroids."""
+        return {"words": (np.float32, (self._count, dim))}
+
+    def prepare_state(self) -> None:
+        """Lay the centroids out as 256 words a byte."""
+        pieces, words = self._pieces(self.dim), self.state["words"]
+        sizes = [piece.stop - piece.start for piece in pieces]
+        self._searches = [
+            (piece, np.ascontiguousarray(wide.T), 0.5 * (wide * wide).sum(axis=1))
+            for piece in pieces
+            for wide in (words[:, piece].astype(np.float64),)
+        ]
+        if self.bits == 4:
+            parts: list[npt.NDArray[Any]] = []
+            for at, piece in enumerate(pieces):
+                part = words[:, piece]
+                parts.append(np.tile(part, (16, 1)) if at % 2 else np.repeat(part, 16, axis=0))
+            words = np.concatenate(parts, axis=1)
+            sizes = [sum(sizes[at : at + 2]) for at in range(0, self.m, 2)]
+        self._tables = ByteTables(rows_f32(words), sizes)
+
+    def encode(self, X: Float32) -> Bytes:
+        """Return the numbers of the nearest centroids."""
+        out = np.empty((len(X), self.m), dtype=np.uint8)
+        with one_blas_thread():  # products so small that waking other threads costs more than it gains
+            for start in range(0, len(X), _BLOCK):
+                block = X[start : start + _BLOCK].astype(np.float64)
+                for at, (piece, turned, half) in enumerate(self._searches):
+                    out[start : start + _BLOCK, at] = nearest(block[:, piece], turned, half)
+        return self._packed(out)
+
+    def decode(self, codes: Bytes) -> Float32:
+        """Return the centroids side by side, ``(n, d) float32``."""
+        return np.asarray(self._tables.gather(codes)[:, self._tables.columns], dtype=np.float32)
+
+    def prepare(self, Q: Float32) -> Any:
+        """Return look-up tables for few queries; for many, the queries as a product with decoded rows wants them."""
+        if len(Q) <= _FEW_QUERIES:
+            return self._tables.tables(rows_f32(Q)), None
+        spread = np.zeros((len(Q), self._tables.width), dtype=np.float32)
+        spread[:, self._tables.columns] = Q
+        return None, spread
+
+    def score(self, prepared: Any, codes: Bytes) -> Float32:
+        """Return inner products with the centroids, ``(m, n) float32``."""
+        tables, spread = prepared
+        if tables is not None:
+            return look_up(tables, codes)
+        scores = np.empty((len(spread), len(codes)), dtype=np.float32)
+        for start in range(0, len(codes), _BLOCK):
+            near = self._tables.gather(codes[start : start + _BLOCK])
+            np.matmul(spread, near.T, out=scores[:, start : start + _BLOCK])
+        return scores
+
+    def squared_norms(self, codes: Bytes) -> Float32:
+        """Return ``(n,)`` squared norms of the decoded vectors, the sum of the pieces'."""
+        words = self._tables.words.astype(np.float64)
+        squares = np.add.reduceat(words * words, self._tables.starts, axis=1).T
+        return np.asarray(look_up(np.ascontiguousarray(squares[None], dtype=np.float32), codes)[0])
+
+
+@register
+@dataclass(eq=False)
+class OPQ(PQ):
+    """Rotate so that m pieces lose least, then store each as ``pq`` does.
+
+    The rotation begins with principal axes dealt out so that the product of variances is alike in all pieces, and takes
+    turns with the centroids: given the codes, the best rotation is that of Procrustes.
+    """
+
+    name = "opq"
+    source = "Ge, He, Ke, Sun 2013"
+    oracle = "FAISS OPQ,PQ: recall at equal bytes; the rotation times its transpose is the identity"
+
+    def output_dim(self, dim: int) -> int:
+        """Return dim."""
+        check_matrix(self.name, dim, dim)
+        return super().output_dim(dim)
+
+    def fit(self, data: FitData) -> State:
+        """Learn the rotation ``(d, d) float32`` and the centroids ``(2**bits, d) float32``."""
+        rows, weights = training_rows(data)
+        rotation = self._dealt(data)
+        pieces = self._pieces(data.dim)
+        share = weights[:, None].astype(np.float32)
+
+        def turn(item: tuple[Float32, Float32]) -> tuple[Float32, Float32]:
+            points, words = item
+            words = refine(points, weights, words, 1, prior=0.0)
+            return words, words[assign(points, words)]
+
+        moved = rows @ rotation.astype(np.float32)
+        words = self._train(moved, weights)
+        for _ in range(_TURNS):
+            items = [(np.ascontiguousarray(moved[:, piece]), np.ascontiguousarray(words[:, piece])) for piece in pieces]
+            done = _each(turn, items)
+            words = np.concatenate([found for found, _ in done], axis=1)
+            near = np.concatenate([found for _, found in done], axis=1)
+            left, _, right = np.linalg.svd(((rows * share).T @ near).astype(np.float64))
+            rotation = left @ right
+            moved = rows @ rotation.astype(np.float32)
+        items = [(np.ascontiguousarray(moved[:, piece]), np.ascontiguousarray(words[:, piece])) for piece in pieces]
+        final = _each(lambda item: refine(item[0], weights, item[1], 4, prior=0.0), items)
+        return {"rotation": rows_f32(rotation), "words": rows_f32(np.concatenate(final, axis=1))}
+
+    def _dealt(self, data: FitData) -> Float64:
+        """Return principal axes ``(d, d)``, each to the piece of least product so far (section 3.2)."""
+        values, axes = principal_axes(data.moments.covariance)
+        sizes = [piece.stop - piece.start for piece in self._pieces(data.dim)]
+        logs = np.log(np.maximum(values, 1e-12 * max(float(values[0]), 1e-300)))
+        logs -= logs.min() - 1.0
+        total = np.zeros(self.m)
+        dealt: list[list[int]] = [[] for _ in sizes]
+        for axis in range(data.dim):
+            room = np.array([len(have) < size for have, size in zip(dealt, sizes, strict=True)])
+            piece = int(np.argmin(np.where(room, total, np.inf)))
+            dealt[piece].append(axis)
+            total[piece] += logs[axis]
+        return np.asarray(axes[:, [axis for have in dealt for axis in have]])
+
+    def layout(self, dim: int) -> Layout:
+        """Return rotation and centroids."""
+        return {"rotation": (np.float32, (dim, dim)), **super().layout(dim)}
+
+    def prepare_state(self) -> None:
+        """Lay the centroids out, and widen the rotation."""
+        super().prepare_state()
+        self._rotation = self.state["rotation"].astype(np.float64)
+
+    def encode(self, X: Float32) -> Bytes:
+        """Return the numbers of the centroids nearest to the rotated vectors."""
+        return super().encode(affine(X, self._rotation, np.zeros(self.dim), stable=True))
+
+    def decode(self, codes: Bytes) -> Float32:
+        """Return the centroids, rotated back."""
+        return affine(super().decode(codes), self._rotation.T, np.zeros(self.dim))
+
+    def prepare(self, Q: Float32) -> Any:
+        """Return what ``pq`` prepares of the rotated queries."""
+        return super().prepare((Q.astype(np.float64) @ self._rotation).astype(np.float32))
+
+    def squared_norms(self, codes: Bytes) -> Float32:
+        """Return ``(n,)`` squared norms of the decoded vectors."""
+        return Codec.squared_norms(self, codes)
+
+
+@register
+@dataclass(eq=False)
+class RVQ(_Words):
+    """Store the nearest centroid, then that of what it left over, m times.
+
+    Each stage's centroids are trained on the residuals of the stage before; encoding takes the nearest word of each
+    stage in turn. A word is as wide as the vector: m stages cost m times what a whole ``pq`` costs.
+    """
+
+    name = "rvq"
+    source = "Chen, Guan, Wang 2010"
+    oracle = "each stage lowers the error; numpy argmin over the centroids"
+
+    m: int = param(doc="stages, each of one number", minimum=1, maximum=256)
+    bits: int = param(8, doc="bits a stage: 8 or 4", minimum=4, maximum=8)
+    seed: int = param(0, doc="of the seeding", minimum=0, maximum=2**31 - 1)
+
+    def output_dim(self, dim: int) -> int:
+        """Return dim."""
+        if self.m * self._count * dim > MAX_MATRIX:
+            raise SpecError(f"rvq: {self.m} stages of vectors of {dim} dimensions are more than this operator supports")
+        return dim
+
+    def fit(self, data: FitData) -> State:
+        """Learn ``words``, ``(m, 2**bits, d) float32``."""
+        rows, weights = training_rows(data)
+        left = rows.astype(np.float32, copy=True)
+        stages = []
+        with one_blas_thread():
+            for stage in range(self.m):
+                words = kmeans(left, weights, self._count, self.seed + stage, rounds=12)
+                stages.append(words)
+                left -= words[assign(left, words)]
+        return {"words": np.stack(stages)}
+
+    def layout(self, dim: int) -> Layout:
+        """Return the words of all stages."""
+        return {"words": (np.float32, (self.m, self._count, dim))}
+
+    def prepare_state(self) -> None:
+        """Widen the words."""
+        self._wide = self.state["words"].astype(np.float64)
+        self._half = 0.5 * (self._wide**2).sum(axis=2)
+
+    def encode(self, X: Float32) -> Bytes:
+        """Return the numbers of the words."""
+        out = np.empty((len(X), self.m), dtype=np.uint8)
+        for start in range(0, len(X), _BLOCK):
+            left = X[start : start + _BLOCK].astype(np.float64)
+            for stage, (words, half) in enumerate(zip(self._wide, self._half, strict=True)):
+                index = nearest(left, words.T, half)
+                out[start : start + _BLOCK, stage] = index
+                left -= words[index]
+        return self._packed(out)
+
+    def _numbers(self, codes: Bytes) -> Bytes:
+        """Return the numbers of the words of each stage, ``(n, m)``."""
+        if self.bits == 8:
+            return codes
+        both = np.empty((len(codes), 2 * codes.shape[1]), dtype=np.uint8)
+        both[:, ::2], both[:, 1::2] = codes >> np.uint8(4), codes & np.uint8(15)
+        return both[:, : self.m]
+
+    def decode(self, codes: Bytes) -> Float32:
+        """Return the sums of the words, ``(n, d) float32``."""
+        numbers = self._numbers(codes)
+        total = np.zeros((len(codes), self.dim), dtype=np.float32)
+        for stage, words in enumerate(self.state["words"]):
+            total += words[numbers[:, stage]]
+        return total
+
+    def prepare(self, Q: Float32) -> Any:
+        """Return the products of queries and words as look-up tables of 256, ``(m, b, 256) float32``."""
+        products = np.einsum("qd,swd->qsw", Q.astype(np.float64), self._wide, optimize=True)
+        if self.bits == 4:
+            if self.m % 2:
+                products = np.pad(products, ((0, 0), (0, 1), (0, 0)))
+            products = (products[:, ::2, :, None] + products[:, 1::2, None, :]).reshape(len(Q), -1, 256)
+        return np.ascontiguousarray(products, dtype=np.float32)
+
+    def score(self, prepared: Any, codes: Bytes) -> Float32:
+        """Return inner products by look-up, ``(m, n) float32``."""
+        return look_up(prepared, codes)

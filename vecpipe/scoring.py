@@ -1,0 +1,137 @@
+"""Scores of queries against codes and against vectors: what cosine, ip and l2 mean for a pipeline.
+
+Scores speak of the space after the last step that changes the geometry. Steps behind it that only move or turn the
+vectors (``center``, ``rotate``, ``pca``) are part of how a vector is coded: they change the codes, not what a score
+estimates. Larger is closer for every metric; NaN where cosine has no answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from vecpipe import kernels
+from vecpipe.arrays import Bytes, Float32
+from vecpipe.moments import Affine
+from vecpipe.operators import Codec, Operator
+
+Metric = Literal["cosine", "ip", "l2"]
+METRICS: tuple[Metric, ...] = ("cosine", "ip", "l2")
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Queries carried through a model once, with whatever scoring needs precomputed.
+
+    Attributes
+    ----------
+    moved : (m, k) float32
+        The queries in the space that scores speak of; NaN rows where a query has no direction there.
+    prepared
+        What the codec made of them.
+    offset : (m,) float32
+        What every score gains because the codes are moved.
+    """
+
+    moved: Float32
+    prepared: Any
+    offset: Float32
+    metric: Metric
+
+
+class Coding:
+    """The last steps of a model that writes codes: those that only move or turn the vectors, and the codec.
+
+    Parameters
+    ----------
+    steps
+        All steps before the codec, bound.
+    codec
+        The codec, bound.
+    """
+
+    def __init__(self, steps: Sequence[Operator], codec: Codec) -> None:
+        start = len(steps)
+        while start and steps[start - 1].moves_only and not codec.lengthless:
+            start -= 1
+        self.codec = codec
+        self.before = tuple(steps[:start])
+        self._turn: Affine | None = None
+        for step in steps[start:]:
+            found = step.affine()
+            assert found is not None
+            self._turn = found if self._turn is None else self._turn.then(found)
+        self._centre: Float32 | None = None
+        if self._turn is not None:
+            centre = np.zeros((1, self._turn.offset.shape[0]), dtype=np.float32)
+            for step in reversed(steps[start:]):
+                centre = step.invert(centre)
+            self._centre = centre
+        self._unit_rows = False
+        for step in self.before:
+            self._unit_rows = step.makes_unit_length or (self._unit_rows and step.keeps_unit_length)
+
+    def prepare(self, moved: Float32, metric: Metric) -> Queries:
+        """Prepare queries ``(m, k)`` that have come through the steps before; NaN rows have no direction."""
+        ready = np.nan_to_num(moved)
+        offset = np.zeros(len(moved), dtype=np.float32)
+        if self._turn is not None and self._centre is not None:
+            offset = (ready.astype(np.float64) @ self._centre[0].astype(np.float64)).astype(np.float32)
+            ready = self._turned(ready)
+        return Queries(moved, self.codec.prepare(ready), offset, metric)
+
+    def _turned(self, X: Float32) -> Float32:
+        assert self._turn is not None
+        return kernels.affine(X, self._turn.matrix, np.zeros(self._turn.offset.shape[0]))
+
+    @cached_property
+    def _centre_prepared(self) -> Any:
+        assert self._centre is not None
+        return self.codec.prepare(self._turned(self._centre))
+
+    def squared_norms(self, codes: Bytes) -> Float32:
+        """Return ``(n,)`` squared lengths of the decoded vectors in the space that scores speak of."""
+        norms = self.codec.squared_norms(codes)
+        if self._centre is not None and self._centre.any():
+            shift = self.codec.score(self._centre_prepared, codes)[0]
+            norms = norms + 2 * shift + kernels.squared_norms(self._centre)
+        return np.asarray(np.maximum(norms, np.float32(0)))
+
+    def score(self, queries: Queries, codes: Bytes) -> Float32:
+        """Return ``(m, n) float32`` scores of ``(n, B) uint8`` codes."""
+        products = self.codec.score(queries.prepared, codes) + queries.offset[:, None]
+        products[np.isnan(queries.moved).any(axis=1)] = np.nan
+        if queries.metric == "ip":
+            return products
+        lengths = kernels.squared_norms(queries.moved)[:, None]
+        if queries.metric == "cosine" and self._unit_rows:
+            return _over(products, np.sqrt(lengths))
+        norms = self.squared_norms(codes)
+        if queries.metric == "l2":
+            return _minus_distance(lengths, products, norms)
+        norms = np.where(norms > self.codec.noise, norms, np.float32(0))
+        return _over(products, np.sqrt(lengths) * np.sqrt(norms))
+
+
+def exact_scores(Q: Float32, X: Float32, metric: Metric) -> Float32:
+    """Return ``(m, n) float32`` scores of float vectors, larger is closer; NaN where cosine has no answer."""
+    products = kernels.inner_products(Q, X)
+    if metric == "ip":
+        return products
+    lengths, norms = kernels.squared_norms(Q)[:, None], kernels.squared_norms(X)
+    if metric == "l2":
+        return _minus_distance(lengths, products, norms)
+    return _over(products, np.sqrt(lengths) * np.sqrt(norms))
+
+
+def _minus_distance(lengths: Float32, products: Float32, norms: Float32) -> Float32:
+    return np.asarray(-np.sqrt(np.maximum(lengths - 2 * products + norms, 0)), dtype=np.float32)
+
+
+def _over(products: Float32, lengths: Float32) -> Float32:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(products / np.where(lengths > 0, lengths, np.float32(np.nan)), dtype=np.float32)
