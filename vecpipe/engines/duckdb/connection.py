@@ -77,7 +77,10 @@ def register(con: duckdb.DuckDBPyConnection, *, persist: bool | None = None) -> 
         DuckDB refused a statement.
     """
     with _LOCK:
-        cursor = con.cursor()
+        try:
+            cursor = con.cursor()
+        except duckdb.Error as error:
+            raise EngineError(f"{error}\nin: registering vecpipe; open a connection first") from error
         try:
             if catalog.run(cursor, "SELECT current_database()").fetchone() == ("vecpipe",):
                 raise EngineError(
