@@ -37,11 +37,11 @@ def table_of(X: npt.NDArray[np.generic], **columns: object) -> pa.Table:
     return pa.table({"id": np.arange(len(X)), "emb": fixed(X), **columns})
 
 
-def vectors(relation: duckdb.DuckDBPyConnection | duckdb.DuckDBPyRelation) -> npt.NDArray[np.float32]:
+def vectors(relation: duckdb.DuckDBPyConnection) -> npt.NDArray[np.float32]:
     """The first column of a result as a matrix, NULL rows as NaN."""
-    column = relation.to_arrow_table().column(0).combine_chunks()
-    width = max((len(value) for value in column.to_pylist() if value is not None), default=0)
-    return np.array([[np.nan] * width if value is None else value for value in column.to_pylist()], np.float32)
+    rows = [value for (value,) in relation.fetchall()]
+    width = max((len(value) for value in rows if value is not None), default=0)
+    return np.array([[np.nan] * width if value is None else value for value in rows], np.float32)
 
 
 @pytest.fixture(name="X")

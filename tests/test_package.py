@@ -1,0 +1,140 @@
+"""The package as a whole: what importing it loads, what a wheel holds, and that every public name is explained."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import pkgutil
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import vecpipe
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = Path(vecpipe.__file__).parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+EXTRAS = {"lancedb", "polars", "torch", "sklearn", "scipy", "pandas", "pyspark", "dbt", "matplotlib", "faiss", "rich"}
+LONG: dict[str, str] = {
+    "arrays.py": "every rule about columns lives in one place on purpose",
+    "pipeline.py": "the one class every engine talks to",
+    "operators/product.py": "three product quantisers share their training and look-ups",
+    "operators/base.py": "the protocol, its parameters and the registry are read together",
+    "engines/duckdb/functions.py": "one list of all scalar functions",
+}
+"""Modules over 350 lines, each with its reason."""
+
+
+def modules() -> list[str]:
+    return ["vecpipe", *(module.name for module in pkgutil.walk_packages(vecpipe.__path__, "vecpipe."))]
+
+
+def test_importing_vecpipe_loads_no_extra_and_opens_no_database():
+    code = (
+        "import sys; before = set(sys.modules); import vecpipe; print(*sorted({m.split('.')[0] for m in sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert not loaded & EXTRAS
+    assert {"vecpipe", "numpy", "pyarrow", "duckdb"} <= loaded
+
+
+def test_importing_vecpipe_prints_nothing_and_warns_of_nothing():
+    done = subprocess.run([sys.executable, "-W", "error", "-c", "import vecpipe"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_no_module_of_the_core_mentions_an_extra():
+    pattern = re.compile(rf"(?m)^(?:import|from) ({'|'.join(EXTRAS - {'rich'})})\b")
+    for path in PACKAGE.rglob("*.py"):
+        found = pattern.search(path.read_text())
+        engine = path.relative_to(PACKAGE).as_posix().startswith("engines/")
+        assert found is None or engine, f"{path}: {found and found.group()}"
+
+
+@pytest.mark.parametrize("name", vecpipe.__all__)
+def test_every_public_name_is_there_and_explained(name):
+    thing = getattr(vecpipe, name)
+    if name == "__version__":
+        return
+    assert inspect.getdoc(thing), f"{name} has no docstring"
+    if inspect.isclass(thing):
+        for method, value in vars(thing).items():
+            if not method.startswith("_") and callable(getattr(thing, method)):
+                assert inspect.getdoc(value), f"{name}.{method} has no docstring"
+
+
+def test_public_names_are_sorted_and_all_of_them_are_listed():
+    assert list(vecpipe.__all__) == sorted(vecpipe.__all__)
+    public = {
+        name for name in vars(vecpipe) if not name.startswith("_") and not inspect.ismodule(getattr(vecpipe, name))
+    }
+    assert public - {"annotations"} <= set(vecpipe.__all__)
+
+
+@pytest.mark.parametrize("name", modules())
+def test_every_module_says_what_lives_in_it(name):
+    spec = importlib.util.find_spec(name)
+    assert spec is not None
+    assert spec.origin is not None
+    text = Path(spec.origin).read_text()
+    assert not text.strip() or text.lstrip().startswith(('"""', "'''")), f"{name} begins with no docstring"
+
+
+def test_no_module_is_long_without_a_reason():
+    for path in PACKAGE.rglob("*.py"):
+        lines = len(path.read_text().splitlines())
+        name = path.relative_to(PACKAGE).as_posix()
+        assert lines <= 350 or name in LONG, f"{name} has {lines} lines; split it or say why not"
+        assert lines <= 600, f"{name} has {lines} lines"
+
+
+def test_the_library_prints_nothing_and_evaluates_nothing():
+    for path in PACKAGE.rglob("*.py"):
+        text = path.read_text()
+        assert "pickle" not in text or "no pickle" in text, path
+        assert not re.search(r"(?<![\w.])(?:eval|exec)\(", text), path
+
+
+def test_sql_lives_in_sql_files_that_are_read():
+    from vecpipe.engines.duckdb.macros import catalog_sql, macro_sql, sql_folder
+
+    assert (sql_folder() / "catalog.sql").is_file()
+    assert "vecpipe.models" in catalog_sql()
+    assert "vec_search" in macro_sql()
+    assert macro_sql().rstrip().endswith(";")
+
+
+def test_the_version_is_the_same_everywhere():
+    assert vecpipe.__version__ == PROJECT["project"]["version"]
+    assert importlib.metadata.version("vecpipe") == vecpipe.__version__
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    assert vecpipe.__version__ in changes or "## Unreleased" in changes
+
+
+def test_the_package_is_typed_and_its_promises_about_dependencies_hold():
+    assert (PACKAGE / "py.typed").is_file()
+    core = {re.split(r"[<>=~ \[]", line)[0] for line in PROJECT["project"]["dependencies"]}
+    assert core == {"numpy", "pyarrow", "duckdb", "safetensors", "numkong", "threadpoolctl", "click", "rich"}
+    assert PROJECT["project"]["requires-python"] == ">=3.11"
+
+
+def test_a_wheel_holds_the_sql_and_the_type_marker(tmp_path):
+    force = PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert force == {"sql": "vecpipe/sql"}
+    if importlib.util.find_spec("hatchling") is None:
+        pytest.skip("hatchling is not installed; the configuration says the right thing")
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", tmp_path, ROOT]
+    subprocess.run(build, check=True, capture_output=True)
+    names = zipfile.ZipFile(next(tmp_path.glob("vecpipe-*.whl"))).namelist()
+    shipped = {path.relative_to(ROOT / "sql").as_posix() for path in (ROOT / "sql").rglob("*.sql")}
+    assert {f"vecpipe/sql/{name}" for name in shipped} <= set(names)
+    assert "vecpipe/py.typed" in names
+    assert not [name for name in names if name.startswith(("tests/", "docs/"))]
