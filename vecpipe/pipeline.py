@@ -317,7 +317,7 @@ def _matrix(X: Any, dim: int, who: str) -> Float32:
         raise InputError(f"expected a matrix of numbers (rows, dimensions), got {found.dtype} of shape {found.shape}")
     if found.shape[1] != dim:
         raise InputError(f"vectors have {found.shape[1]} dimensions, but {who} {dim}")
-    return found.astype(np.float32, copy=False)
+    return np.ascontiguousarray(found, dtype=np.float32)  # sums along a row depend on how it lies in memory
 
 
 def _drop(X: Float32, valid: Mask | None) -> tuple[Float32, Mask | None]:

@@ -1,0 +1,131 @@
+"""The transform codec: its budget, its scores, its bit allocation, its recall beside plain scalar codes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import anisotropic, oracle
+
+from vecpipe.errors import ModelFormatError
+from vecpipe.metrics.retrieval import nearest, recall_at, top_places
+from vecpipe.operators.base import Codec
+from vecpipe.operators.transform_code import group_axes, water_fill
+from vecpipe.pipeline import Model, fit_sketch
+from vecpipe.sketch import Sketch
+
+
+def embeddings(rows: int, dim: int = 48, seed: int = 0) -> np.ndarray:
+    """Unit rows with a power-law spectrum in a random basis, as embedding models give."""
+    rng = np.random.default_rng(seed)
+    basis = np.linalg.qr(np.random.default_rng(99).standard_normal((dim, dim)))[0]
+    X = rng.standard_normal((rows, dim)) * np.arange(1, dim + 1) ** -0.7 @ basis + 0.1
+    return (X / np.linalg.norm(X, axis=1, keepdims=True)).astype(np.float32)
+
+
+def fit(X: np.ndarray, spec: str, queries: np.ndarray | None = None) -> Model:
+    sketch = Sketch(X.shape[1])
+    sketch.update(X)
+    asked = None
+    if queries is not None:
+        asked = Sketch(X.shape[1])
+        asked.update(queries)
+    return fit_sketch(sketch, spec, asked)
+
+
+def recall(model: Model, X: np.ndarray, Q: np.ndarray) -> float:
+    codes, _ = model.encode(X)
+    found = top_places(model.score(model.prepare(Q, "ip"), codes), 10)
+    return recall_at(found, nearest(Q, X, 10), 10)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 8, 12, 48, 96])
+def test_codes_take_the_bytes_asked_for(size: int) -> None:
+    X = embeddings(400)
+    codes, valid = fit(X, f"transform_code({size})").encode(X)
+    assert codes.shape == (400, size)
+    assert valid is None
+
+
+def test_more_bytes_find_more_and_beat_signs_and_scalars_of_the_same_size() -> None:
+    X, Q = embeddings(3_000), embeddings(100, seed=1)
+    recalls = [recall(fit(X, f"transform_code({size})"), X, Q) for size in (6, 12, 24, 48)]
+    assert recalls == sorted(recalls)
+    assert recalls[0] > recall(fit(X, "rotate | binary"), X, Q)
+    assert recalls[2] > recall(fit(X, "int4"), X, Q)
+
+
+@oracle("transform_code")
+def test_scores_of_few_and_of_many_queries_are_products_with_the_decoded_vectors() -> None:
+    X, Q = embeddings(500), embeddings(9, seed=1)
+    model = fit(X, "transform_code(12)")
+    codes, _ = model.encode(X)
+    expected = Q @ model.decode(codes).T
+    for count in (1, 3, 9):
+        np.testing.assert_allclose(model.score(model.prepare(Q[:count], "ip"), codes), expected[:count], atol=2e-4)
+
+
+def test_the_scale_makes_the_score_of_a_vector_with_its_own_code_right_on_average() -> None:
+    X = embeddings(2_000)
+    model = fit(X, "transform_code(10)")
+    mean = X.mean(axis=0)
+    centred, decoded = X - mean, model.decode(model.encode(X)[0]) - mean
+    ratio = (centred * decoded).sum() / (centred * centred).sum()
+    assert abs(ratio - 1) < 0.05
+
+
+def test_queries_that_live_in_few_directions_get_the_bits_there() -> None:
+    rng = np.random.default_rng(5)
+    X = rng.standard_normal((4_000, 24)).astype(np.float32)
+    Q = np.zeros((2_000, 24), np.float32)
+    Q[:, :6] = rng.standard_normal((2_000, 6))
+    seen, asked = Q[:1_000], Q[1_000:]
+    blind = recall(fit(X, "transform_code(9)"), X, asked)
+    assert recall(fit(X, "transform_code(9)", seen), X, asked) > blind + 0.05
+
+
+def test_codes_are_those_of_each_row_alone() -> None:
+    X = embeddings(300)
+    model = fit(X, "transform_code(20)")
+    whole, _ = model.encode(X)
+    np.testing.assert_array_equal(whole, np.concatenate([model.encode(X[i : i + 1])[0] for i in range(300)]))
+
+
+@pytest.mark.parametrize(
+    "X",
+    [
+        np.ones((5, 4), np.float32),
+        np.arange(7, dtype=np.float32)[:, None],
+        np.repeat(embeddings(3, 6), 50, axis=0),
+        embeddings(1, 6),
+    ],
+    ids=["constant", "d=1", "duplicates", "one row"],
+)
+def test_degenerate_rows_encode_and_decode(X: np.ndarray) -> None:
+    model = Model.from_bytes(fit(X, "transform_code(9)").to_bytes())
+    codes, valid = model.encode(X)
+    live = X.any(axis=1)
+    assert (valid is None) == bool(live.all())
+    np.testing.assert_allclose(model.decode(codes)[live], X[live], atol=0.05 * np.abs(X).max())
+
+
+def test_water_filling_spends_the_budget_and_no_axis_takes_more_than_a_byte() -> None:
+    variances = np.arange(1, 65.0) ** -1.5
+    bits = water_fill(variances, 96.0)
+    assert bits.sum() == pytest.approx(96, abs=1e-6)
+    assert (np.diff(bits) <= 1e-9).all()
+    groups = group_axes(variances, 12)
+    assert len(groups) == 12
+    assert len({axis for group in groups for axis in group}) == sum(map(len, groups))
+
+
+@pytest.mark.parametrize("name", ["step", "unit", "words", "sizes", "scales", "basis"])
+def test_arrays_that_do_not_belong_together_are_refused(name: str) -> None:
+    X = anisotropic()
+    model = fit(X, "transform_code(9)")
+    codec = model.codec
+    assert isinstance(codec, Codec)
+    state = dict(codec.state)
+    array = state[name].copy()
+    state[name] = array[..., :-1] if name in ("words", "basis", "unit") else -array if name != "scales" else array + 100
+    with pytest.raises(ModelFormatError, match="transform_code"):
+        codec.bind(X.shape[1], state)
