@@ -70,7 +70,8 @@ SPECS = {
 ROUGH = {
     "binary": 0.6,
     "bebr": 0.8,
-    "rabitq": 0.7, "transform_code": 0.9,
+    "rabitq": 0.7,
+    "transform_code": 0.9,
     "eden": 0.7,
     "pq": 0.9,
     "opq": 0.9,

@@ -27,7 +27,7 @@ def hadamard_transform(X: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
 
     Additions in a fixed order only, so a row's result does not depend on the rows beside it.
     """
-    turned = np.ascontiguousarray(X.T)
+    turned = X.T.copy(order="C")
     _transform_columns(turned)
     return np.ascontiguousarray(turned.T)
 
@@ -61,7 +61,7 @@ def rotate_by_signs(X: npt.NDArray[np.floating], signs: npt.NDArray[np.int8]) ->
     width = power_of_two(d, below=True)
     out = np.empty(X.shape, dtype=X.dtype)
     for start in range(0, len(X), _ROTATED_ROWS):
-        turned = np.ascontiguousarray(X[start : start + _ROTATED_ROWS].T)
+        turned = X[start : start + _ROTATED_ROWS].T.copy(order="C")
         for turn in range(len(signs) // 2):
             turned *= signs[2 * turn][:, None]
             _transform_columns(turned[:width])

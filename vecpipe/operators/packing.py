@@ -71,7 +71,7 @@ def unpack(codes: Bytes, count: int, bits: int) -> Bytes:
         left -= width
         size = packed_bytes(count, width)
         words = _fields_of_bytes(width).take(codes[:, at : at + size])
-        part = words.view(np.uint8).reshape(len(codes), -1)[:, :count]
+        part = words.view(np.uint8).reshape(len(codes), 8 // width * size)[:, :count]
         if total is None:
             total = part << np.uint8(left) if left else part
         else:

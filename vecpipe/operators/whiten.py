@@ -26,12 +26,7 @@ from vecpipe.operators.linear import (
 @register
 @dataclass(eq=False)
 class Center(Operator):
-    """Subtract the (weighted) mean vector m.
-
-    Cosines and inner products of centred vectors are not those of the vectors themselves. ``queries=false`` leaves
-    queries as they are: ``<q, x - m>`` is ``<q, x>`` less one number a query, so that a search by inner product finds
-    what it found before, while a codec behind it has only ``x - m`` to hold.
-    """
+    """Subtract the (weighted) mean vector."""
 
     name = "center"
     family = "whiten"
@@ -42,8 +37,6 @@ class Center(Operator):
     def moves_only(self) -> bool:
         """Distances stay as they are."""
         return True
-
-    queries: bool = param(True, doc="subtract the mean from queries too")
 
     def fit(self, data: FitData) -> State:
         """Learn the mean, ``(d,) float64``."""
@@ -56,14 +49,6 @@ class Center(Operator):
     def affine(self) -> Affine:
         """Return ``x - mean``."""
         return Affine(np.ones(self.dim), -self.state["mean"])
-
-    def query_affine(self) -> Affine | None:
-        """Return ``q - mean``, or q itself."""
-        return self.affine() if self.queries else Affine(np.ones(self.dim), np.zeros(self.dim))
-
-    def apply_query(self, Q: Float32) -> Float32:
-        """Return ``q - mean``, or q itself."""
-        return self.apply(Q) if self.queries else Q
 
     def invert(self, Y: Float32) -> Float32:
         """Return ``y + mean``."""
