@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import anisotropic, oracle
+from conftest import anisotropic
+from test_oracles import oracle
 
 from vecpipe.errors import ModelFormatError
 from vecpipe.metrics.retrieval import nearest, recall_at, top_places
