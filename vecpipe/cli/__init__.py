@@ -53,6 +53,10 @@ class Commands(click.Group):
             from vecpipe.cli.output import message
 
             raise click.ClickException(message(error)) from error
+        except RuntimeError as error:
+            if str(error) != "Query interrupted":  # what DuckDB makes of Ctrl-C
+                raise
+            raise click.Abort from error
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -9,7 +9,7 @@ import click
 from vecpipe.cli.output import cell, console, table
 
 
-@click.command()
+@click.command(short_help="See it at work on real text.")
 @click.option(
     "--db",
     type=click.Path(path_type=Path),
@@ -63,6 +63,7 @@ def demo(db: Path, documents: int | None, queries: int) -> None:
     columns = ("spec", "bytes", "smaller", f"recall@{K}", "reranked", "encode rows/s", "ms/query", "reranked")
     title = f"{done.documents:,} texts, {done.queries} held-out queries, embedded at {done.embed_rows:,.0f} rows/s"
     out.print(table(columns, rows, title=title))
+    out.print("ms/query has the planning of the statement in it, which is much of it over a table this small.")
     for answer in done.answers:
         out.print(f"\n[bold]{answer.question}[/bold]")
         for _, name, line, score in answer.found:

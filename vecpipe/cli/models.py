@@ -16,7 +16,7 @@ _PATH = click.Path(path_type=Path)
 _COLUMNS = ("name", "version", "spec", "input_dim", "output_type", "bytes_per_vector", "fitted_rows", "created_at")
 
 
-@click.command()
+@click.command(short_help="List the models in a database.")
 @click.argument("db", type=_PATH)
 @click.option("--json", "as_lines", is_flag=True, help="One JSON object a line.")
 def models(db: Path, as_lines: bool) -> None:
@@ -40,7 +40,7 @@ def models(db: Path, as_lines: bool) -> None:
         click.echo(f"{db} holds no models yet; vecpipe fit --db {db} --name NAME stores one")
 
 
-@click.command()
+@click.command(short_help="Show what a model is.")
 @click.argument("place", metavar="DB|FILE", type=_PATH)
 @click.argument("name", required=False)
 @click.option("--json", "as_object", is_flag=True, help="As a JSON object.")
@@ -84,7 +84,7 @@ def _steps(model: Model) -> list[tuple[str, str, str, str, int]]:
     return rows
 
 
-@click.command()
+@click.command(short_help="Write a model of a database to a file.")
 @click.argument("db", type=_PATH)
 @click.argument("name")
 @click.argument("file", type=_PATH)
@@ -109,7 +109,7 @@ def export(db: Path, name: str, file: Path, overwrite: bool) -> None:
     click.echo(f"{file}: {model.spec}, {len(model.to_bytes()):,} bytes, hash {model.hash[:12]}")
 
 
-@click.command("import")
+@click.command("import", short_help="Store a model file in a database.")
 @click.argument("db", type=_PATH)
 @click.argument("file", type=_PATH)
 @click.option("--name", help="Name in the catalog; the file's by default.")

@@ -10,10 +10,10 @@ import click
 from vecpipe.cli.output import console, table
 
 if TYPE_CHECKING:
-    from vecpipe.operators import Operator
+    from vecpipe.operators import Operator, Parameter
 
 
-@click.command()
+@click.command(short_help="List the operators, or explain one.")
 @click.argument("name", required=False)
 def operators(name: str | None) -> None:
     """List the operators a spec is made of, or explain the one called NAME.
@@ -79,9 +79,16 @@ def _default(value: object) -> str:
     return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def _value(parameter: Parameter) -> str:
+    if parameter.choices:
+        return parameter.choices[0]
+    wanted = 128 if int in parameter.kinds and (parameter.maximum or 128) >= 128 else 1
+    return f"{max(wanted, parameter.minimum or wanted):g}"
+
+
 def _example(cls: type[Operator]) -> str:
     from vecpipe.operators import parameters
 
     needed = [p for p in parameters(cls) if p.required]
-    values = ["128" if int in p.kinds else p.choices[0] if p.choices else "1" for p in needed]
+    values = [_value(p) for p in needed]
     return f"{cls.name}({', '.join(values)})" if values else cls.name

@@ -22,7 +22,7 @@ _on_invalid = click.option(
 )
 
 
-@click.command()
+@click.command(short_help="Fit a spec to the vectors of a table.")
 @click.argument("source", type=_PATH)
 @click.argument("spec")
 @click.option("--table", help="Table of a DuckDB source.")
@@ -155,7 +155,7 @@ def _writing(path: Path, action: Any) -> None:
         raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
-@click.command()
+@click.command(short_help="Apply a model to every row of a table, into another.")
 @click.argument("source", type=_PATH)
 @click.argument("model")
 @click.argument("target", type=_PATH)
@@ -208,25 +208,29 @@ def apply(
     from vecpipe.etl import apply_model
 
     found = find_model(model, db, source, target)
-    with progress("decode" if decode else "apply", progress_mode) as report:
-        done = apply_model(
-            source,
-            found,
-            target,
-            table=table,
-            into=into,
-            column=column,
-            output=output,
-            keep=None if keep is None else [name.strip() for name in keep.split(",") if name.strip()],
-            drop_vector=drop_vector,
-            decode=decode,
-            on_invalid=on_invalid,
-            overwrite=overwrite,
-            restart=restart,
-            part_rows=part_rows,
-            threads=threads,
-            progress=report,
-        )
+    try:
+        with progress("decode" if decode else "apply", progress_mode) as report:
+            done = apply_model(
+                source,
+                found,
+                target,
+                table=table,
+                into=into,
+                column=column,
+                output=output,
+                keep=None if keep is None else [name.strip() for name in keep.split(",") if name.strip()],
+                drop_vector=drop_vector,
+                decode=decode,
+                on_invalid=on_invalid,
+                overwrite=overwrite,
+                restart=restart,
+                part_rows=part_rows,
+                threads=threads,
+                progress=report,
+            )
+    except KeyboardInterrupt:
+        click.echo("interrupted; the same command goes on after the last finished part", err=True)
+        raise
     earlier = f", {done.resumed:,} of them by an earlier run" if done.resumed else ""
     invalid = f"; {done.invalid:,} invalid rows became NULL" if done.invalid else ""
     click.echo(f"{done.target}: {done.rows:,} rows{earlier}, new column {done.column}{invalid}")

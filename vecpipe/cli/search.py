@@ -12,7 +12,7 @@ from vecpipe.cli.output import console
 from vecpipe.cli.output import table as make_table
 
 
-@click.command()
+@click.command(short_help="Show the rows nearest to a query.")
 @click.argument("db", type=click.Path(path_type=Path))
 @click.argument("table")
 @click.option("--model", help="Name of the model that wrote the codes.")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from vecpipe.cli.output import as_json, console, message, table
 _FETCH = 1_000
 
 
-@click.command()
+@click.command(short_help="Run SQL with the vec_ functions: a file, or a prompt.")
 @click.argument("file", required=False, metavar="[FILE|-]")
 @click.option("-c", "--command", help="Run these statements instead of a file.")
 @click.option("--db", type=click.Path(path_type=Path), help="Database file; in memory by default.")
@@ -82,29 +83,40 @@ def _script(con: duckdb.DuckDBPyConnection, text: str, rows: int, style: str) ->
 
 
 def _run(con: duckdb.DuckDBPyConnection, statement: Any, rows: int, style: str) -> None:
-    result = con.execute(statement)
+    result = _interruptibly(con, lambda: con.execute(statement))
     names = [column[0] for column in result.description or []]
     kinds = statement.expected_result_type
     if duckdb.ExpectedResultType.CHANGED_ROWS in kinds and names == ["Count"]:
-        changed = result.fetchall()
+        changed = _interruptibly(con, result.fetchall)
         if changed and style == "table":
             click.echo(f"{changed[0][0]:,} rows")
         return
     if not names or duckdb.ExpectedResultType.QUERY_RESULT not in kinds:
-        result.fetchall()
+        _interruptibly(con, result.fetchall)
         return
     if style != "table":
-        _stream(names, _batches(result), style)
+        _stream(names, _batches(con, result), style)
         return
-    found = result.fetchmany(rows + 1)
+    found = _interruptibly(con, lambda: result.fetchmany(rows + 1))
     console().print(table(names, found[:rows]))
     if len(found) > rows:
         click.echo(f"the first {rows} rows; --rows shows more")
         con.interrupt()
 
 
-def _batches(result: Any) -> Iterator[tuple[Any, ...]]:
-    while found := result.fetchmany(_FETCH):
+def _interruptibly(con: duckdb.DuckDBPyConnection, action: Callable[[], Any]) -> Any:
+    """Do something that may take long in a thread of its own: DuckDB does not look for Ctrl-C by itself."""
+    with ThreadPoolExecutor(1, "vecpipe-sql") as pool:
+        future = pool.submit(action)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            con.interrupt()
+            raise
+
+
+def _batches(con: duckdb.DuckDBPyConnection, result: Any) -> Iterator[tuple[Any, ...]]:
+    while found := _interruptibly(con, lambda: result.fetchmany(_FETCH)):
         yield from found
 
 

@@ -158,10 +158,12 @@ def apply_model(
                 workspace.remove()
             raise
         except OSError as error:
-            raise InputError(
-                f"{rows_out.name} cannot be written ({error}); finished parts are kept in {rows_out.folder}, "
-                "run again to go on from there"
-            ) from error
+            kept = ""
+            if workspace.parts:
+                kept = f"; finished parts are kept in {rows_out.folder}, run again to go on from there"
+            else:
+                workspace.remove()
+            raise InputError(f"{rows_out.name} cannot be written ({error}){kept}") from error
         finally:
             workspace.close()
         return Applied(rows_out.name, rows_in.rows, resumed, record["invalid"], plan.output)

@@ -60,7 +60,7 @@ class Table(Protocol):
 
 def is_duckdb(path: Path) -> bool:
     """Whether a path is a DuckDB database: by its first bytes where there is a file, else by its suffix."""
-    if path.is_file():
+    if path.is_file() and path.stat().st_size:
         with path.open("rb") as file:
             return file.read(12)[8:] == b"DUCK"
     return path.suffix.lower() in DUCKDB_SUFFIXES
