@@ -185,6 +185,23 @@ def test_a_zero_vector_whose_code_decodes_to_something_is_not_returned_by_rerank
     assert 600 not in {row for row, _ in found}
 
 
+@pytest.mark.xfail(
+    strict=True,
+    reason="int8 clips a zero vector that lies outside every fitted range to the nearest corner, which has a direction: "
+    "by code alone it is then found; with rerank, or normalize before int8, it is not",
+)
+def test_a_zero_vector_outside_the_fitted_range_is_not_found_by_code_alone(coded, X):
+    far = X + np.float32(5) * np.abs(X).max()
+    coded.register("far_data", table_of(far))
+    coded.execute("CREATE TABLE far AS SELECT id, emb::FLOAT[12] AS emb FROM far_data")
+    vecpipe.save_model(coded, "far", vecpipe.fit(coded, "SELECT emb FROM far", "int8"))
+    coded.execute("INSERT INTO far SELECT 600, list_resize([]::FLOAT[], 12, 0)::FLOAT[12]")
+    coded.execute("ALTER TABLE far ADD COLUMN code BLOB")
+    coded.execute("UPDATE far SET code = vec_encode('far', emb)")
+    found = search(coded, "far", "model := 'far', code := 'code', k := 1000", q=far[0])
+    assert 600 not in {row for row, _ in found}
+
+
 @pytest.mark.parametrize("mode", MORE)
 @pytest.mark.parametrize("k", [0, 1, 603, 10_000])
 def test_k_is_the_most_that_comes(holes, mode, k):
