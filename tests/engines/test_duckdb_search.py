@@ -187,7 +187,7 @@ def test_a_zero_vector_whose_code_decodes_to_something_is_not_returned_by_rerank
 
 @pytest.mark.xfail(
     strict=True,
-    reason="int8 clips a zero vector that lies outside every fitted range to the nearest corner, which has a direction: "
+    reason="int8 clips a zero vector that lies outside every fitted range to a corner, which has a direction: "
     "by code alone it is then found; with rerank, or normalize before int8, it is not",
 )
 def test_a_zero_vector_outside_the_fitted_range_is_not_found_by_code_alone(coded, X):
