@@ -41,3 +41,7 @@ class ResumeError(VecpipeError, RuntimeError):
 
 class AggregatesUnavailableWarning(UserWarning):
     """A database has the scalar functions but not the aggregates; the message says why and what to do."""
+
+
+class WhiteningWarning(UserWarning):
+    """A whitening step loses many of the neighbours that the vectors had before it."""

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from vecpipe import container, kernels
 from vecpipe.arrays import MAX_DIM, Bytes, Float32, Mask, from_codes, nonfinite_rows
 from vecpipe.errors import CapabilityError, FitError, InputError, ModelFormatError, SpecError
+from vecpipe.guard import GUARD_ROWS, neighbours_kept, warn_if_whitening_hurts, whitens
 from vecpipe.moments import Affine
 from vecpipe.operators import Codec, FitData, Operator
 from vecpipe.operators.base import check_widths
@@ -25,15 +26,21 @@ from vecpipe.sketch import Sketch
 from vecpipe.spec import format_spec, parse
 from vecpipe.version import __version__
 
+_WHITENING = ("whitening_recall_before", "whitening_recall_after")
+
 
 @dataclass(frozen=True)
 class FitInfo:
-    """What the fit saw: rows that counted, NULL rows, invalid rows left out, zero vectors."""
+    """What the fit saw: rows that counted, NULL rows, invalid rows left out, zero vectors.
+
+    ``whitening`` is recall@10 before and after a whitening step, on the sample, where there is such a step.
+    """
 
     rows: int = 0
     nulls: int = 0
     invalid: int = 0
     zeros: int = 0
+    whitening: tuple[float, float] | None = None
 
 
 class Model:
@@ -236,6 +243,8 @@ class Model:
             "zeros": self.info.zeros,
             "library": __version__,
         }
+        if self.info.whitening is not None:
+            record |= dict(zip(_WHITENING, self.info.whitening, strict=True))
         arrays = {
             f"{position}.{name}": array
             for position, step in enumerate(self.steps)
@@ -279,7 +288,9 @@ class Model:
         except SpecError as error:
             raise ModelFormatError(f"model: {error}") from error
         counts = {name: container.integer(record, name, 0) for name in ("rows", "nulls", "invalid", "zeros")}
-        model = Model(bound, dim, FitInfo(**counts))
+        measured = _WHITENING[0] in record
+        kept = (container.number(record, _WHITENING[0]), container.number(record, _WHITENING[1])) if measured else None
+        model = Model(bound, dim, FitInfo(**counts, whitening=kept))
         for name, value in (("output", model.output_type), ("bytes", model.bytes_per_vector)):
             if record.get(name) != value:
                 raise ModelFormatError(f"model: {name} is {record.get(name)!r}, but its spec makes it {value!r}")
@@ -301,6 +312,8 @@ class Model:
             "zero_rows": self.info.zeros,
             "model_bytes": len(self.to_bytes()),
         }
+        if self.info.whitening is not None:
+            about |= dict(zip(_WHITENING, self.info.whitening, strict=True))
         for step in self.steps:
             spectrum = step.state.get("spectrum")
             if spectrum is not None and step.name == "pca":
@@ -385,7 +398,12 @@ def fit_sketch(sketch: Sketch, spec: str | Sequence[Operator], queries: Sketch |
             bound.append(ready)
             if not isinstance(ready, Codec):
                 data = data.after(ready)
-    info = FitInfo(sketch.count, sketch.nulls, sketch.invalid, sketch.zeros)
+        kept = None
+        if any(map(whitens, bound)):
+            kept = neighbours_kept(sketch.sample().rows[:GUARD_ROWS], bound)
+    if kept is not None:
+        warn_if_whitening_hurts(kept)
+    info = FitInfo(sketch.count, sketch.nulls, sketch.invalid, sketch.zeros, kept)
     return Model(bound, sketch.dim, info)
 
 

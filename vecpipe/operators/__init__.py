@@ -1,6 +1,17 @@
 """The operators, one module a family; importing this package fills the registry."""
 
-from vecpipe.operators import codecs, normalise, product, reduce, rotate, rotated, scalar, transform_code, whiten
+from vecpipe.operators import (
+    codecs,
+    leanvec,
+    normalise,
+    product,
+    reduce,
+    rotate,
+    rotated,
+    scalar,
+    transform_code,
+    whiten,
+)
 from vecpipe.operators.base import (
     FAMILIES,
     Codec,
@@ -22,6 +33,7 @@ __all__ = [
     "Parameter",
     "State",
     "codecs",
+    "leanvec",
     "normalise",
     "operator_named",
     "parameters",

@@ -52,6 +52,54 @@ class Truncate(Operator):
 
 @register
 @dataclass(eq=False)
+class Select(Operator):
+    """Keep the k dimensions that vary most, in their old order.
+
+    ``by=moment`` takes the largest mean squares instead, which is what inner products of uncentred vectors are made of.
+    """
+
+    name = "select"
+    family = "reduce"
+    source = "textbook variance ranking"
+    oracle = "numpy.argsort of numpy.var"
+
+    k: int = param(doc="dimensions kept", minimum=1, maximum=MAX_DIM)
+    by: str = param("variance", doc="what ranks a dimension", choices=("variance", "moment"))
+
+    def output_dim(self, dim: int) -> int:
+        """Return k."""
+        return check_dim(self.name, self.k, dim)
+
+    def fit(self, data: FitData) -> State:
+        """Learn which dimensions to keep, ``(k,) int32``, ascending; of equals the first."""
+        rank = np.diagonal(data.moments.covariance)
+        if self.by == "moment":
+            rank = rank + data.moments.mean**2
+        return {"dims": np.sort(np.argsort(-rank, kind="stable")[: self.k]).astype(np.int32)}
+
+    def layout(self, dim: int) -> Layout:
+        """Return the dimensions kept."""
+        return {"dims": (np.int32, (self.k,))}
+
+    def prepare_state(self) -> None:
+        """Check that the dimensions are there."""
+        dims = self.state["dims"]
+        if dims.min() < 0 or dims.max() >= self.dim or (np.diff(dims) <= 0).any():
+            raise ModelFormatError("select: dimensions must be ascending and within the vector")
+
+    def apply(self, X: Float32, *, stable: bool = False) -> Float32:
+        """Return ``(n, k) float32``."""
+        return np.ascontiguousarray(X[:, self.state["dims"]])
+
+    def invert(self, Y: Float32) -> Float32:
+        """Return the rows with zeros where a dimension was left out."""
+        out = np.zeros((len(Y), self.dim), dtype=np.float32)
+        out[:, self.state["dims"]] = Y
+        return out
+
+
+@register
+@dataclass(eq=False)
 class PCA(Operator):
     """Project on the k directions of largest variance.
 

@@ -93,8 +93,9 @@ class Whiten(Operator):
 
     With mean m and covariance V diag(l) V^T: pca gives ``(x - m) V l^(-p/2)``, zca turns that back by ``V^T`` and so
     stays nearest to x, cholesky uses the factor of the inverse covariance, phi_s turns and scales all axes by one
-    number so that every dimension has variance 1 while distances keep their proportions. Whitening often hurts
-    retrieval on good encoders: measure before you keep it.
+    number so that every dimension has variance 1 while distances keep their proportions. ``power=auto`` takes p from
+    the spectrum, without labels (see ``tempered_power``). Whitening often hurts retrieval on good encoders: a fit
+    measures on the sample how many neighbours it keeps, and warns.
     """
 
     name = "whiten"
@@ -110,7 +111,13 @@ class Whiten(Operator):
         maximum=1.0,
         choices=("ledoit_wolf",),
     )
-    power: float = param(1.0, doc="partial whitening: 0 only centres, 1 whitens", minimum=0.0, maximum=1.0)
+    power: float | str = param(
+        1.0,
+        doc="partial whitening: 0 only centres, 1 whitens, auto tempers by the spectrum",
+        minimum=0.0,
+        maximum=1.0,
+        choices=("auto",),
+    )
     remove: int = param(0, doc="how many top components to take out (all-but-the-top)", minimum=0)
     eps: float = param(1e-9, doc="directions with less than eps of the top variance vanish", minimum=0.0, maximum=1.0)
 
@@ -161,7 +168,8 @@ class Whiten(Operator):
             return turn / scale, scale * turn.T
         live = values > self.eps * values[0]
         live[: self.remove] = False
-        root = np.where(live, values, 1.0) ** (self.power / 2)
+        power = tempered_power(values[live]) if isinstance(self.power, str) else self.power
+        root = np.where(live, values, 1.0) ** (power / 2)
         forward, backward = axes * (live / root), (axes * (live * root)).T
         if self.kind == "pca":
             return forward[:, self.remove :], backward[self.remove :]
@@ -186,6 +194,36 @@ class Whiten(Operator):
     def invert(self, Y: Float32) -> Float32:
         """Return ``y @ backward + mean``; removed directions stay at the mean."""
         return affine(Y, self.state["backward"], self.state["mean"])
+
+
+def tempered_power(values: Float64) -> float:
+    """Return how far to whiten a spectrum: the largest p in [0, 1] that leaves the strong directions half the variance.
+
+    The strong directions are the first r, with r the participation ratio ``(sum l)^2 / sum l^2`` rounded up. p = 1
+    gives every direction the same weight, those of noise too; the longer the tail beside the r strong ones, the
+    smaller p. A rule of our own; that the exponent should follow from the spectrum is the point of Li et al. 2026
+    (spectral tempering), whose rule is another.
+
+    Parameters
+    ----------
+    values : (d,) eigenvalues, largest first, all positive
+    """
+    if len(values) == 0:
+        return 1.0
+    values = values / values[0]
+    strong = int(np.ceil(values.sum() ** 2 / (values**2).sum()))
+
+    def share(power: float) -> float:
+        tempered = values ** (1.0 - power)
+        return float(tempered[:strong].sum() / tempered.sum())
+
+    if share(1.0) >= 0.5:
+        return 1.0
+    low, high = 0.0, 1.0
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (middle, high) if share(middle) >= 0.5 else (low, middle)
+    return low
 
 
 def ledoit_wolf_shrinkage(data: FitData) -> float:
