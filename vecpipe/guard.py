@@ -60,8 +60,8 @@ def warn_if_whitening_hurts(kept: tuple[float, float]) -> None:
     before, after = kept
     if after < before - _ALLOWED_LOSS:
         warnings.warn(
-            f"whitening keeps {after:.0%} of the 10 nearest neighbours of the original vectors, where {before:.0%} were "
-            "there before it: on most encoders that hurts retrieval. Measure with your own queries, or leave it out; "
+            f"whitening keeps {after:.0%} of the 10 neighbours nearest to the original vectors, where {before:.0%} "
+            "were there before it: on most encoders that hurts retrieval. Measure it with your queries; "
             "whiten(power=auto) is gentler",
             WhiteningWarning,
             stacklevel=4,

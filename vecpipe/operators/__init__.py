@@ -2,10 +2,12 @@
 
 from vecpipe.operators import (
     codecs,
+    halves,
     leanvec,
     normalise,
     product,
     reduce,
+    residual,
     rotate,
     rotated,
     scalar,
@@ -33,6 +35,7 @@ __all__ = [
     "Parameter",
     "State",
     "codecs",
+    "halves",
     "leanvec",
     "normalise",
     "operator_named",
@@ -41,6 +44,7 @@ __all__ = [
     "reduce",
     "register",
     "registry",
+    "residual",
     "rotate",
     "rotated",
     "scalar",

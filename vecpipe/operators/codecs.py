@@ -1,4 +1,4 @@
-"""Codecs that store one number a dimension in a plain form: half floats, bytes, half bytes, sign bits."""
+"""Codecs that store one number a dimension in a plain form: bytes, half bytes, sign bits."""
 
 from __future__ import annotations
 
@@ -9,77 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from vecpipe.arrays import Bytes, Float32, Float64
-from vecpipe.errors import InputError, ModelFormatError
+from vecpipe.errors import ModelFormatError
 from vecpipe.kernels import DigitQuery
 from vecpipe.operators.base import Codec, FitData, Layout, State, param, register
 from vecpipe.operators.packing import pack, packed_bytes, stored_numbers, unpack
 
 _NORM_ROWS = 256
-
-
-@register
-@dataclass(eq=False)
-class Float16(Codec):
-    """Store each number as an IEEE half float: 2 bytes a dimension, 11 bits of precision."""
-
-    name = "float16"
-    source = "IEEE 754 binary16"
-    oracle = "numpy.float16"
-    stateless = True
-
-    def code_bytes(self, dim: int) -> int:
-        """Return 2 d."""
-        return 2 * dim
-
-    def encode(self, X: Float32) -> Bytes:
-        """Return the little-endian halves.
-
-        Raises
-        ------
-        InputError
-            A value beyond 65504, the largest half float.
-        """
-        with np.errstate(over="ignore"):
-            halves = np.ascontiguousarray(X, dtype="<f2")
-        if not np.isfinite(halves).all():
-            row = int(np.flatnonzero(~np.isfinite(halves).all(axis=1))[0])
-            raise InputError(f"float16: row {row} holds a value beyond 65504; scale the vectors first")
-        return halves.view(np.uint8)
-
-    def decode(self, codes: Bytes) -> Float32:
-        """Return the halves as float32."""
-        return np.ascontiguousarray(codes).view("<f2").astype(np.float32)
-
-
-@register
-@dataclass(eq=False)
-class BFloat16(Codec):
-    """Store each number as the upper half of a float32: 2 bytes a dimension, 8 bits of precision, float32's range.
-
-    Rounds to nearest, ties to even; what would round to infinity becomes the largest finite value, about 3.39e38.
-    """
-
-    name = "bfloat16"
-    source = "Google Brain's bfloat16; IEEE 754 round to nearest even"
-    oracle = "float32 bits, rounded to 16 by whole-number arithmetic; relative error of at most 2**-8"
-    stateless = True
-
-    def code_bytes(self, dim: int) -> int:
-        """Return 2 d."""
-        return 2 * dim
-
-    def encode(self, X: Float32) -> Bytes:
-        """Return the upper halves, little-endian."""
-        bits = np.ascontiguousarray(X, dtype="<f4").view("<u4")
-        size = bits & np.uint32(0x7FFFFFFF)
-        size += ((size >> np.uint32(16)) & np.uint32(1)) + np.uint32(0x7FFF)
-        half = np.minimum(size >> np.uint32(16), np.uint32(0x7F7F)) | ((bits >> np.uint32(16)) & np.uint32(0x8000))
-        return np.ascontiguousarray(half, dtype="<u2").view(np.uint8)
-
-    def decode(self, codes: Bytes) -> Float32:
-        """Return the halves as float32."""
-        wide = np.ascontiguousarray(codes).view("<u2").astype("<u4") << np.uint32(16)
-        return wide.view("<f4").astype(np.float32, copy=False)
 
 
 class _Ranges(Codec):

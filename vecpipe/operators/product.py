@@ -1,4 +1,4 @@
-"""Codecs of learnt codebooks: product quantisation, its rotated form, and residual quantisation.
+"""Codecs of learnt codebooks: product quantisation and its rotated form.
 
 A code is m numbers of 8 or of 4 bits, each the name of a word; two of 4 bits share a byte, and a pair of words is
 then one word of 256 to whatever reads the code. Training and nearest words are ``kmeans``, reading codes is ``lut``.
@@ -19,7 +19,6 @@ from vecpipe.arrays import MAX_DIM, Bytes, Float32, Float64
 from vecpipe.errors import SpecError
 from vecpipe.kernels import affine, one_blas_thread
 from vecpipe.operators.base import (
-    MAX_MATRIX,
     Codec,
     FitData,
     Layout,
@@ -35,7 +34,8 @@ from vecpipe.operators.lut import ByteTables, look_up
 TRAINING_ROWS = 32_768
 """Rows that a codebook of 256 words is trained on, at most."""
 
-_BLOCK = 512
+ENCODED_ROWS = 512
+"""Rows that codes are found for at once: few enough to stay in cache."""
 _FEW_QUERIES = 4
 _TURNS = 16
 
@@ -59,8 +59,8 @@ def _each(work: Callable[[Item], Result], items: list[Item]) -> list[Result]:
         return list(pool.map(work, items))
 
 
-class _Words(Codec):
-    """m numbers of 8 or 4 bits as bytes; what PQ and residual quantisation share."""
+class WordCodec(Codec):
+    """m numbers of 8 or 4 bits as bytes; what product and residual quantisation share."""
 
     m: int
     bits: int
@@ -89,7 +89,7 @@ class _Words(Codec):
 
 @register
 @dataclass(eq=False)
-class PQ(_Words):
+class PQ(WordCodec):
     """Cut each vector into m pieces and store the nearest of 256 (or 16) centroids for each.
 
     Pieces are runs of neighbouring dimensions, the first ones longer by one where m does not divide d. Centroids come
@@ -152,10 +152,10 @@ class PQ(_Words):
         """Return the numbers of the nearest centroids."""
         out = np.empty((len(X), self.m), dtype=np.uint8)
         with one_blas_thread():  # products so small that waking other threads costs more than it gains
-            for start in range(0, len(X), _BLOCK):
-                block = X[start : start + _BLOCK].astype(np.float64)
+            for start in range(0, len(X), ENCODED_ROWS):
+                block = X[start : start + ENCODED_ROWS].astype(np.float64)
                 for at, (piece, turned, half) in enumerate(self._searches):
-                    out[start : start + _BLOCK, at] = nearest(block[:, piece], turned, half)
+                    out[start : start + ENCODED_ROWS, at] = nearest(block[:, piece], turned, half)
         return self._packed(out)
 
     def decode(self, codes: Bytes) -> Float32:
@@ -176,9 +176,9 @@ class PQ(_Words):
         if tables is not None:
             return look_up(tables, codes)
         scores = np.empty((len(spread), len(codes)), dtype=np.float32)
-        for start in range(0, len(codes), _BLOCK):
-            near = self._tables.gather(codes[start : start + _BLOCK])
-            np.matmul(spread, near.T, out=scores[:, start : start + _BLOCK])
+        for start in range(0, len(codes), ENCODED_ROWS):
+            near = self._tables.gather(codes[start : start + ENCODED_ROWS])
+            np.matmul(spread, near.T, out=scores[:, start : start + ENCODED_ROWS])
         return scores
 
     def squared_norms(self, codes: Bytes) -> Float32:
@@ -271,88 +271,3 @@ class OPQ(PQ):
     def squared_norms(self, codes: Bytes) -> Float32:
         """Return ``(n,)`` squared norms of the decoded vectors."""
         return Codec.squared_norms(self, codes)
-
-
-@register
-@dataclass(eq=False)
-class RVQ(_Words):
-    """Store the nearest centroid, then that of what it left over, m times.
-
-    Each stage's centroids are trained on the residuals of the stage before; encoding takes the nearest word of each
-    stage in turn. A word is as wide as the vector: m stages cost m times what a whole ``pq`` costs.
-    """
-
-    name = "rvq"
-    source = "Chen, Guan, Wang 2010"
-    oracle = "each stage lowers the error; numpy argmin over the centroids"
-
-    m: int = param(doc="stages, each of one number", minimum=1, maximum=256)
-    bits: int = param(8, doc="bits a stage: 8 or 4", minimum=4, maximum=8)
-    seed: int = param(0, doc="of the seeding", minimum=0, maximum=2**31 - 1)
-
-    def output_dim(self, dim: int) -> int:
-        """Return dim."""
-        if self.m * self._count * dim > MAX_MATRIX:
-            raise SpecError(f"rvq: {self.m} stages of vectors of {dim} dimensions are more than this operator supports")
-        return dim
-
-    def fit(self, data: FitData) -> State:
-        """Learn ``words``, ``(m, 2**bits, d) float32``."""
-        rows, weights = training_rows(data)
-        left = rows.astype(np.float32, copy=True)
-        stages = []
-        with one_blas_thread():
-            for stage in range(self.m):
-                words = kmeans(left, weights, self._count, self.seed + stage, rounds=12)
-                stages.append(words)
-                left -= words[assign(left, words)]
-        return {"words": np.stack(stages)}
-
-    def layout(self, dim: int) -> Layout:
-        """Return the words of all stages."""
-        return {"words": (np.float32, (self.m, self._count, dim))}
-
-    def prepare_state(self) -> None:
-        """Widen the words."""
-        self._wide = self.state["words"].astype(np.float64)
-        self._half = 0.5 * (self._wide**2).sum(axis=2)
-
-    def encode(self, X: Float32) -> Bytes:
-        """Return the numbers of the words."""
-        out = np.empty((len(X), self.m), dtype=np.uint8)
-        for start in range(0, len(X), _BLOCK):
-            left = X[start : start + _BLOCK].astype(np.float64)
-            for stage, (words, half) in enumerate(zip(self._wide, self._half, strict=True)):
-                index = nearest(left, words.T, half)
-                out[start : start + _BLOCK, stage] = index
-                left -= words[index]
-        return self._packed(out)
-
-    def _numbers(self, codes: Bytes) -> Bytes:
-        """Return the numbers of the words of each stage, ``(n, m)``."""
-        if self.bits == 8:
-            return codes
-        both = np.empty((len(codes), 2 * codes.shape[1]), dtype=np.uint8)
-        both[:, ::2], both[:, 1::2] = codes >> np.uint8(4), codes & np.uint8(15)
-        return both[:, : self.m]
-
-    def decode(self, codes: Bytes) -> Float32:
-        """Return the sums of the words, ``(n, d) float32``."""
-        numbers = self._numbers(codes)
-        total = np.zeros((len(codes), self.dim), dtype=np.float32)
-        for stage, words in enumerate(self.state["words"]):
-            total += words[numbers[:, stage]]
-        return total
-
-    def prepare(self, Q: Float32) -> Any:
-        """Return the products of queries and words as look-up tables of 256, ``(m, b, 256) float32``."""
-        products = np.einsum("qd,swd->qsw", Q.astype(np.float64), self._wide, optimize=True)
-        if self.bits == 4:
-            if self.m % 2:
-                products = np.pad(products, ((0, 0), (0, 1), (0, 0)))
-            products = (products[:, ::2, :, None] + products[:, 1::2, None, :]).reshape(len(Q), -1, 256)
-        return np.ascontiguousarray(products, dtype=np.float32)
-
-    def score(self, prepared: Any, codes: Bytes) -> Float32:
-        """Return inner products by look-up, ``(m, n) float32``."""
-        return look_up(prepared, codes)
