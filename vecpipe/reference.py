@@ -1,4 +1,4 @@
-"""The reference page, written from the registry, the scalar functions and the macros.
+"""The reference page, written from the registry, the functions and the macros.
 
 ``python -m vecpipe.reference docs/reference.md`` writes it.
 """
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from vecpipe.engines.duckdb.aggregates import SIGNATURES
 from vecpipe.engines.duckdb.functions import scalars
 from vecpipe.engines.duckdb.macros import sql_folder
 from vecpipe.operators import FAMILIES, Codec, Operator, parameters, registry
@@ -58,6 +59,7 @@ def _functions() -> Iterator[str]:
         for scalar in scalars()
         if not scalar.name.startswith("_")
     ]
+    lines += [(f.name, f"`{f.name}({f.arguments})`", f"`{f.returns}`", f"Aggregate. {f.help}") for f in SIGNATURES]
     for _, call, returns, text in sorted(lines):
         yield f"| {call} | {returns} | {text.replace('|', '&#124;')} |"
 

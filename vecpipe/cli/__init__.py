@@ -24,6 +24,7 @@ _COMMANDS = {
     "export": "vecpipe.cli.models:export",
     "import": "vecpipe.cli.models:import_",
     "operators": "vecpipe.cli.operators:operators",
+    "doctor": "vecpipe.cli.doctor:doctor",
     "bench": "vecpipe.bench.commands:bench",
 }
 

@@ -48,7 +48,12 @@ class Profile:
 
     def numbers(self) -> dict[str, Any]:
         """Return zero rows, lengths, mean cosine, effective rank and IsoScore; None where one is undefined."""
-        sketch, shares = self.sketch, spectrum(moments := self.sketch.moments(), self.sketch.dim)
+        sketch = self.sketch
+        if not sketch.count:
+            names = ("norm_min", "norm_mean", "norm_max", "mean_cosine", "effective_rank", "isoscore")
+            return {"zero": 0, **dict.fromkeys(names)}
+        moments = sketch.moments()
+        shares = spectrum(moments, sketch.dim)
         return {
             "zero": sketch.zeros,
             "norm_min": self.shortest,

@@ -152,6 +152,18 @@ class Library:
     unavailable_reason: str | None = None
 
 
+def exported() -> tuple[int, int]:
+    """Return how many of the C functions that are needed this DuckDB exports, and how many that are."""
+    wanted = len(_ACCESSORS) + len(_BLOCKING)
+    try:
+        import _duckdb
+
+        handle = ctypes.CDLL(_duckdb.__file__)
+    except (ImportError, AttributeError, OSError):
+        return 0, wanted
+    return sum(hasattr(handle, name) for name in (*_ACCESSORS, *_BLOCKING)), wanted
+
+
 def library() -> Library:
     """Find the C API inside the duckdb wheel; never raises."""
     try:

@@ -96,9 +96,7 @@ class RowArena(Arena):
         if width and not self.widths[slot]:
             self.widths[slot] = width
         elif width and width != self.widths[slot]:
-            raise InputError(
-                f"vectors of {self.widths[slot]} and of {width} dimensions in one group; cannot merge them"
-            )
+            raise InputError(f"vectors of {self.widths[slot]} and of {width} dimensions in one group")
         if spec is None:
             return
         have = self.spec_bytes(slot)
