@@ -6,6 +6,7 @@ float32 products stay with BLAS; integer and bit products go to numkong. Nothing
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -30,17 +31,25 @@ def _blas() -> Any:
 
 
 class _BlasGuard:
-    """Counts the threads inside ``one_blas_thread`` so that the first in and the last out switch BLAS."""
+    """Counts the threads inside ``one_blas_thread``: the first in sets BLAS to one thread.
+
+    BLAS gets its threads back only once nobody has been inside for a while. Switching for every batch wakes its
+    workers each time, and on a busy machine their spinning costs more than the products do.
+    """
+
+    _IDLE_SECONDS = 0.1
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._depth = 0
-        self._before: list[int] = []
+        self._before: list[int] | None = None
+        self._left = 0.0
+        self._waiting = False
 
     def enter(self) -> None:
         with self._lock:
             self._depth += 1
-            if self._depth == 1:
+            if self._before is None:
                 libraries = _blas().lib_controllers
                 self._before = [library.get_num_threads() for library in libraries]
                 for library in libraries:
@@ -49,9 +58,28 @@ class _BlasGuard:
     def leave(self) -> None:
         with self._lock:
             self._depth -= 1
-            if self._depth == 0:
-                for library, count in zip(_blas().lib_controllers, self._before, strict=True):
-                    library.set_num_threads(count)
+            self._left = time.monotonic()
+            if self._depth == 0 and not self._waiting:
+                self._wait(self._IDLE_SECONDS)
+
+    def _wait(self, seconds: float) -> None:
+        timer = threading.Timer(seconds, self._restore)
+        timer.daemon = True
+        self._waiting = True
+        timer.start()
+
+    def _restore(self) -> None:
+        with self._lock:
+            self._waiting = False
+            if self._depth or self._before is None:
+                return
+            rest = self._left + self._IDLE_SECONDS - time.monotonic()
+            if rest > 0:
+                self._wait(rest)
+                return
+            for library, count in zip(_blas().lib_controllers, self._before, strict=True):
+                library.set_num_threads(count)
+            self._before = None
 
 
 _GUARD = _BlasGuard()
