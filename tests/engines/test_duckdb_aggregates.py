@@ -55,7 +55,15 @@ def test_sums_are_added_in_float64(con):
         "FROM range(30000) r(i)"
     )
     assert one(con, "SELECT vec_sum(v) FROM big") == [10000.0]
-    assert one(con, "SELECT vec_avg(x) FROM (SELECT [0.1]::FLOAT[1] x FROM range(100000))") == [float(np.float32(0.1))]
+    assert one(con, "SELECT vec_sum(x) FROM (SELECT [0.1]::FLOAT[1] x FROM range(100000))") == pytest.approx([10_000])
+
+
+def test_a_mean_is_exact_to_a_millionth_of_the_magnitudes_and_does_not_overflow(con):
+    con.execute("CREATE TABLE far AS SELECT [1000 + sin(i), 0.1, cos(i) / 1000]::FLOAT[3] v FROM range(50000) r(i)")
+    found = np.array(one(con, "SELECT vec_avg(v) FROM far"))
+    rows = np.array(con.execute("SELECT v FROM far").fetchall(), np.float64)[:, 0]
+    assert (np.abs(found - rows.mean(0)) <= 2e-7 * np.abs(rows).mean(0)).all()
+    assert one(con, "SELECT vec_avg(x) FROM (SELECT [3e38]::FLOAT[1] x FROM range(5000))") == pytest.approx([3e38])
 
 
 @pytest.mark.parametrize("rows", [1, 7, 300, 2_048, 4_097])

@@ -60,7 +60,7 @@ def run(rows: int, dim: int, tenants: int, threads: int, runs: int, console: Con
         )
     raw = tenants * _TENANT_ROWS * dim * 4 / 1e6
     execute(f"CREATE TABLE tenants AS SELECT id % {tenants} AS tenant, emb FROM docs LIMIT {tenants * _TENANT_ROWS}")
-    groups = "SELECT count(*) FROM (SELECT vec_fit(emb, 'center | int8') AS m FROM tenants GROUP BY tenant)"
+    groups = "SELECT sum(octet_length(m)) FROM (SELECT vec_fit(emb, 'center | int8') AS m FROM tenants GROUP BY tenant)"
     with PeakMemory() as memory:
         small = medians({"groups": partial(execute, groups)}, 1)["groups"]
     scan = medians({"scan": partial(execute, "SELECT sum(emb[1]) FROM tenants")}, 1)["scan"]

@@ -17,7 +17,7 @@ from vecpipe.engines.duckdb.native.blocks import Rows, Summary
 from vecpipe.engines.duckdb.native.collect import Group, groups
 from vecpipe.engines.duckdb.native.rows import HOLES, INFINITIES, NANS, NULLS, RAGGED, RowArena, two_specs
 from vecpipe.engines.duckdb.native.slots import Ids, States, by_arena, claim, close_if_empty, open_arena
-from vecpipe.engines.duckdb.native.sums import SumArena, combine_sums, reduce_rows, sums_of, weighted_sum
+from vecpipe.engines.duckdb.native.sums import SumArena, combine_sums, quick_sum, reduce_rows, sums_of, weighted_sum
 from vecpipe.errors import InputError, SpecError
 from vecpipe.sketch import Sketch
 from vecpipe.spec import parse
@@ -66,9 +66,13 @@ class Totals(Aggregate):
             states = States(pointers.ctypes.data, len(pointers))
         total = None
         if later:
-            total = reduce_rows(self.ufunc, values) if weights is None else weighted_sum(values, weights)
+            if weights is not None:
+                total = weighted_sum(values, weights)
+            else:
+                total = quick_sum(values) if self.mean else reduce_rows(self.ufunc, values)
             if not np.isfinite(total).all():
                 self.check(part, first)
+                total = reduce_rows(self.ufunc, values) if weights is None else total
         for home, at, local in by_arena(claim(states, arena)):
             assert isinstance(home, SumArena)
             if home.width != part.width:
