@@ -19,9 +19,22 @@ CREATE OR REPLACE MACRO _vec_model(model) AS (
     FROM (SELECT model AS name) AS _vec_wanted
 );
 
--- The vector after the model's steps (before its codec, where it has one).
+-- The same, where 'name.query' is the query side of the model 'name', unless a model has that very name.
+CREATE OR REPLACE MACRO _vec_model_side(model) AS (
+    SELECT _vec_load_side(
+        _vec_wanted.name,
+        (SELECT arg_max(_vec_m.model, _vec_m.version) FROM vecpipe.models AS _vec_m WHERE _vec_m.name = _vec_wanted.name),
+        (SELECT arg_max(_vec_q.model, _vec_q.version)
+         FROM vecpipe.models AS _vec_q WHERE _vec_q.name || '.query' = _vec_wanted.name),
+        (SELECT string_agg(_vec_n.name, ', ' ORDER BY _vec_n.name)
+         FROM (SELECT DISTINCT name FROM vecpipe.models ORDER BY name LIMIT 20) AS _vec_n)
+    )
+    FROM (SELECT model AS name) AS _vec_wanted
+);
+
+-- The vector after the model's steps (before its codec, where it has one); 'name.query' gives what a query becomes.
 CREATE OR REPLACE MACRO vec_transform(model, v, on_invalid := 'error') AS
-    _vec_transform(_vec_model(model), v, on_invalid);
+    _vec_transform(_vec_model_side(model), v, on_invalid);
 
 -- The code of a vector.
 CREATE OR REPLACE MACRO vec_encode(model, v, on_invalid := 'error') AS

@@ -227,17 +227,20 @@ def _committed_model(token: int, name: str) -> Model:
 
 def _fit_function(token: int) -> Callable[..., Any]:
     def fit_query(*columns: Any) -> Any:
-        if len(columns) != 3:
-            raise SpecError(f"vec_fit_query takes (name, spec, sql), got {len(columns)} arguments")
+        if len(columns) not in (3, 4):
+            raise SpecError(
+                f"vec_fit_query takes (name, spec, sql), got {len(columns)} arguments; a fourth is the SQL of queries"
+            )
         results = []
-        for name, spec, sql in zip(*(column.to_pylist() for column in columns), strict=True):
+        asked = columns[3].to_pylist() if len(columns) == 4 else [None] * len(columns[0])
+        for name, spec, sql, queries in zip(*(column.to_pylist() for column in columns[:3]), asked, strict=True):
             if name is None or spec is None or sql is None:
                 raise InputError("vec_fit_query: name, spec and sql must not be NULL")
             cursor = _cursor_of(token)
             try:
                 relation = catalog.run(cursor, f"SELECT column_name FROM (DESCRIBE {sql})").fetchall()
                 weight = "weight" if ("weight",) in relation else None
-                model = fit(cursor, sql, spec, weight=weight)
+                model = fit(cursor, sql, spec, weight=weight, queries=queries)
                 version = catalog.save_model(cursor, name, model)
             finally:
                 cursor.close()

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from vecpipe import kernels
 from vecpipe.arrays import Float32, Mask, OnInvalid, Rows, finite_rows, from_codes, to_codes, to_rows, to_vectors
-from vecpipe.engines.duckdb.handles import keep_model, model_of, query_of
+from vecpipe.engines.duckdb.handles import keep_model, model_of, query_of, query_side
 from vecpipe.errors import InputError, ModelNotFoundError, SpecError
 from vecpipe.operators import Codec, Operator, parameters, registry
 from vecpipe.pipeline import Model, fit_sketch
@@ -242,6 +243,14 @@ def _load(name: Any, data: Any, known: Any) -> Any:
     return pa.array(handles, pa.string())
 
 
+def _load_side(name: Any, data: Any, base: Any, known: Any) -> Any:
+    """Load a model, or the query side of the model that a name ending in .query is said of."""
+    sides = [own is None and other is not None for own, other in zip(data.to_pylist(), base.to_pylist(), strict=True)]
+    loaded = _load(name, pc.coalesce(data, base), known).to_pylist()
+    handles = [handle and query_side(handle) if side else handle for handle, side in zip(loaded, sides, strict=True)]
+    return pa.array(handles, pa.string())
+
+
 def _fit_sketch(sketch: Any, spec: Any) -> Any:
     models = []
     for data, wanted in zip(sketch.to_pylist(), spec.to_pylist(), strict=True):
@@ -389,6 +398,18 @@ def _scores(items: Any, query: Any, *, raw: bool) -> Any:
     return _floats(result)
 
 
+def _is_newest(query: Any, newest: Any) -> Any:
+    """Return true for handles of the newest model that the transaction sees; an error for others."""
+    for handle, hash_seen in {(q, h) for q, h in zip(query.to_pylist(), newest.to_pylist(), strict=True)}:
+        model = None if handle is None else query_of(handle).model
+        if model is not None and hash_seen is not None and model.hash != hash_seen:
+            raise ModelNotFoundError(
+                "this transaction has stored another version of the model, and a search plans with committed models "
+                "only: COMMIT before searching codes of the new version"
+            )
+    return pa.array(np.ones(len(query), dtype=bool))
+
+
 def metric_named(value: Any) -> Any:
     """Return a metric by name.
 
@@ -415,9 +436,11 @@ _HAND_WRITTEN = (
     Scalar("vec_hash_embed", "text, d", "FLOAT[]", "Lexical embedding by feature hashing.", _hash_embed),
     Scalar("vec_fit_sketch", "sketch, spec", "BLOB", "Fit a spec from a sketch: the model.", _fit_sketch),
     Scalar("_vec_load", "name, model, known", "VARCHAR", "Load a model, return its handle.", _load),
+    Scalar("_vec_load_side", "name, model, base, known", "VARCHAR", "Load a model or its query side.", _load_side),
     Scalar("_vec_transform", "handle, v, on_invalid", "FLOAT[]", "Behind vec_transform.", _transform),
     Scalar("_vec_encode", "handle, v, on_invalid", "BLOB", "Behind vec_encode.", _encode),
     Scalar("_vec_decode", "handle, code", "FLOAT[]", "Behind vec_decode.", _decode),
     Scalar("_vec_score", "code, query", "FLOAT", "Behind vec_score.", _score),
+    Scalar("_vec_is_newest", "query, hash", "BOOLEAN", "Behind vec_search.", _is_newest),
     Scalar("_vec_exact", "v, query", "FLOAT", "Behind vec_exact.", _exact),
 )

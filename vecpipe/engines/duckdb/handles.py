@@ -11,11 +11,12 @@ import os
 import secrets
 import threading
 from collections import OrderedDict
+from functools import lru_cache
 from typing import Generic, TypeVar
 
 import numpy as np
 
-from vecpipe.arrays import Float32
+from vecpipe.arrays import Float32, Mask
 from vecpipe.errors import ModelNotFoundError
 from vecpipe.pipeline import Model
 from vecpipe.scoring import Metric, Queries, exact_scores
@@ -91,6 +92,22 @@ class Query:
         return np.asarray(exact_scores(self.raw, X, self.metric)[0])
 
 
+class QuerySide(Model):
+    """A model whose transform is what queries get."""
+
+    def transform(self, X: Float32, valid: Mask | None = None, *, stable: bool = False) -> tuple[Float32, Mask | None]:
+        """Apply the query side of the steps."""
+        return self.transform_queries(X, valid)
+
+
+_QUERY_MARK = "?"
+
+
+def query_side(handle: str) -> str:
+    """Return the handle of the query side of a model."""
+    return handle + _QUERY_MARK
+
+
 def keep_model(data: bytes) -> str:
     """Load the model of a catalog's BLOB, once for as long as it stays in the cache, and return its handle.
 
@@ -111,13 +128,18 @@ def model_of(handle: str) -> Model:
     ModelNotFoundError
         It has been pushed out of the cache, or the text is no handle of this process.
     """
-    model = _MODELS.get(handle)
+    model = _MODELS.get(handle.removesuffix(_QUERY_MARK))
     if model is None:
         raise ModelNotFoundError(
             f"model handle {handle[:32]!r} is not known in this process, or a statement uses more models than the "
             "cache holds: then set VECPIPE_MODEL_CACHE_BYTES to more"
         )
-    return model
+    return _query_side_of(model) if handle.endswith(_QUERY_MARK) else model
+
+
+@lru_cache(maxsize=16)
+def _query_side_of(model: Model) -> QuerySide:
+    return QuerySide(model.steps, model.dim, model.info)
 
 
 def keep_query(model: Model | None, q: Float32, metric: Metric) -> str:
