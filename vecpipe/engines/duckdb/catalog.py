@@ -11,6 +11,7 @@ from vecpipe.errors import EngineError, ModelNotFoundError
 from vecpipe.pipeline import Model
 
 _NEWEST = "SELECT model FROM vecpipe.models WHERE name = $1 ORDER BY version DESC LIMIT 1"
+_NEWEST_HASH = "SELECT version, hash FROM vecpipe.models WHERE name = $1 ORDER BY version DESC LIMIT 1"
 _INSERT = "INSERT INTO vecpipe.models (name, model) VALUES ($1, $2) RETURNING version"
 _NAMES = "SELECT DISTINCT name FROM vecpipe.models ORDER BY name"
 
@@ -18,11 +19,16 @@ _NAMES = "SELECT DISTINCT name FROM vecpipe.models ORDER BY name"
 def save_model(con: duckdb.DuckDBPyConnection, name: str, model: Model) -> int:
     """Store a model under a name and return its version; within the connection's transaction, if there is one.
 
+    A model identical to the newest of that name is not stored again: its version is returned.
+
     Raises
     ------
     EngineError
         The database refused, for example because it is read-only.
     """
+    newest = run(con, _NEWEST_HASH, [name]).fetchall()
+    if newest and newest[0][1] == model.hash:
+        return int(newest[0][0])
     rows = run(con, _INSERT, [name, model.to_bytes()]).fetchall()
     return int(rows[0][0])
 
