@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,10 @@ from vecpipe.errors import InputError
 from vecpipe.metrics import isotropy
 from vecpipe.metrics.medoid import most_central
 from vecpipe.metrics.profile import Profile
+from vecpipe.operators import Operator
 from vecpipe.pipeline import fit_sketch
 from vecpipe.sketch import Sketch
+from vecpipe.spec import parse
 from vecpipe.version import __version__
 
 
@@ -48,9 +51,15 @@ def _sketch_bytes(group: Group) -> bytes | None:
     return None if sketch is None else sketch.to_bytes()
 
 
+@lru_cache(maxsize=256)
+def _steps(spec: bytes) -> tuple[Operator, ...]:
+    """Return the unfitted operators of a spec, parsed once for all groups: fitting binds copies of them."""
+    return tuple(parse(spec.decode()))
+
+
 def _model(group: Group) -> bytes | None:
     sketch = _sketch(group)
-    return None if sketch is None else fit_sketch(sketch, (group.spec or b"").decode()).to_bytes()
+    return None if sketch is None else fit_sketch(sketch, _steps(group.spec or b"")).to_bytes()
 
 
 def _medoid(group: Group) -> Any:

@@ -132,6 +132,10 @@ def missing_aggregates(cursor: duckdb.DuckDBPyConnection) -> str | None:
             return (
                 f"vec_fit, vec_avg and the other aggregates are not available: {aggregates.EXTENSION.reason}; {instead}"
             )
+        if aggregates.EXTENSION.errors:
+            return (
+                f"vec_fit, vec_avg and the other aggregates are missing: {aggregates.EXTENSION.errors[-1]}; {instead}"
+            )
         return (
             "this database has no vec_fit, vec_avg and other aggregates because it was opened before vecpipe was "
             f"imported: import vecpipe first and open it again; {instead}"

@@ -224,7 +224,10 @@ def install(register: Callable[[Api, int, Extension], None], version: str) -> Ex
         known = holder.__dict__.get("extension")
         if known is not None:
             return known  # type: ignore[no-any-return]
-        extension = _announce(register, version)
+        try:
+            extension = _announce(register, version)
+        except Exception as error:  # importing vecpipe works without aggregates too
+            return Extension(False, f"the registration failed ({type(error).__name__}: {error})")
         if extension.available:
             holder.__dict__["extension"] = extension
             with suppress(AttributeError, TypeError):  # sys.modules holds it as well
