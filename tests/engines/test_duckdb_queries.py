@@ -49,7 +49,9 @@ def test_the_query_side_of_no_model_is_an_error_that_names_what_there_is(docs):
 
 
 def test_a_search_uses_the_query_side(docs):
-    docs.execute("SELECT vec_fit_query('c', 'leanvec(6) | int8', 'SELECT emb FROM docs', 'SELECT emb FROM docs')").fetchall()
+    docs.execute(
+        "SELECT vec_fit_query('c', 'leanvec(6) | int8', 'SELECT emb FROM docs', 'SELECT emb FROM docs')"
+    ).fetchall()
     docs.execute("CREATE TABLE coded AS SELECT id, vec_encode('c', emb) AS code FROM docs")
     q = anisotropic(1, seed=5)
     found = docs.execute(

@@ -250,17 +250,15 @@ def test_opq_rotates_and_loses_less_than_pq():
 
 
 @oracle("rvq")
-def test_each_stage_of_rvq_lowers_the_error_and_codes_are_greedy():
+def test_each_stage_of_rvq_lowers_the_error_and_codes_are_nearly_the_best_there_are():
     losses = [((decoded(f"rvq({m}, bits=4)") - X) ** 2).sum() for m in (1, 2, 3, 4)]
     assert (np.diff(losses) < 0).all()
-    model = fitted("rvq(2)", X)
-    codes, _ = model.encode(X)
-    left = X.astype(np.float64)
-    for stage, words in enumerate(model.codec.state["words"].astype(np.float64)):
-        distances = ((left[:, None] - words[None]) ** 2).sum(-1)
-        picked = distances[np.arange(len(X)), codes[:, stage]]
-        np.testing.assert_allclose(picked, distances.min(1), atol=1e-4)
-        left -= words[codes[:, stage]]
+    model = fitted("rvq(2, bits=4)", X)
+    words = model.codec.state["words"].astype(np.float64)
+    sums = (words[0][:, None] + words[1][None]).reshape(-1, 12)
+    least = ((X[:, None] - sums[None]) ** 2).sum(-1).min(1)
+    found = ((model.codec.decode(model.encode(X)[0]) - X) ** 2).sum(1)
+    assert (found <= least + 1e-4).mean() > 0.85
 
 
 @pytest.mark.parametrize("spec", ["pq(4, bits=5)", "pq(13)", "opq(13)", "lvq(9)", "rabitq(bits=9)", "eden(bits=6)"])
