@@ -344,11 +344,17 @@ def test_codes_of_an_uncommitted_version_are_not_scored_with_the_version_before(
     """The handle of a query is made while the statement is planned, from what is committed."""
     flipped = vecpipe.fit(coded, "SELECT vec_scale(emb, -1) AS emb FROM docs", "rotate(seed=9) | int8")
     vecpipe.save_model(coded, "plain", vecpipe.fit(coded, "SELECT emb FROM docs", "int8"))
-    coded.begin()
-    vecpipe.save_model(coded, "plain", flipped)
-    coded.execute("UPDATE docs SET code = vec_encode('plain', emb)")
+
+    def store_and_encode() -> None:
+        coded.begin()
+        vecpipe.save_model(coded, "plain", flipped)
+        coded.execute("UPDATE docs SET code = vec_encode('plain', emb)")
+
+    store_and_encode()
     with pytest.raises(duckdb.Error, match="COMMIT before searching"):
         search(coded, more="model := 'plain', code := 'code', k := 10")
+    coded.rollback()
+    store_and_encode()
     coded.commit()
     found = search(coded, more="model := 'plain', code := 'code', k := 10")
     scores = flipped.score(flipped.prepare(Q[None]), flipped.encode(X)[0])[0]
