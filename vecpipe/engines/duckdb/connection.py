@@ -12,6 +12,7 @@ import threading
 import warnings
 import weakref
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,9 @@ import duckdb
 import pyarrow as pa
 from duckdb.func import FunctionNullHandling, PythonUDFType
 
-from vecpipe.arrays import to_rows
-from vecpipe.engines.duckdb import aggregates, catalog, functions, handles, macros
-from vecpipe.errors import AggregatesUnavailableWarning, EngineError, InputError, SpecError
-from vecpipe.fitting import fit
-from vecpipe.pipeline import Model
+from vecpipe.engines.duckdb import aggregates, catalog, functions, macros, procedures
+from vecpipe.errors import AggregatesUnavailableWarning, EngineError
 
-_FIT_RETURNS = "STRUCT(name VARCHAR, version BIGINT, spec VARCHAR, fitted_rows BIGINT, bytes_per_vector BIGINT)"
 _HAS_CATALOG = """
     SELECT 1 FROM duckdb_tables()
     WHERE database_name = current_database() AND schema_name = 'vecpipe' AND table_name = 'models'
@@ -48,7 +45,7 @@ def connect(database: str | Path = ":memory:", **options: Any) -> duckdb.DuckDBP
         con = duckdb.connect(str(database), **options)
     except duckdb.Error as error:
         raise EngineError(f"{error}\nin: opening {database}") from error
-    return register(con)
+    return _bring_in(con, None)
 
 
 def register(con: duckdb.DuckDBPyConnection, *, persist: bool | None = None) -> duckdb.DuckDBPyConnection:
@@ -76,6 +73,10 @@ def register(con: duckdb.DuckDBPyConnection, *, persist: bool | None = None) -> 
     EngineError
         DuckDB refused a statement.
     """
+    return _bring_in(con, persist)
+
+
+def _bring_in(con: duckdb.DuckDBPyConnection, persist: bool | None) -> duckdb.DuckDBPyConnection:
     with _LOCK:
         try:
             cursor = con.cursor()
@@ -90,7 +91,7 @@ def register(con: duckdb.DuckDBPyConnection, *, persist: bool | None = None) -> 
             token, new = _register_functions(cursor)
             missing = missing_aggregates(cursor) if new else None
             if missing is not None:
-                warnings.warn(missing, AggregatesUnavailableWarning, stacklevel=2)
+                warnings.warn(missing, AggregatesUnavailableWarning, stacklevel=3)
             _LIVE[token] = [ref for ref in _LIVE.get(token, []) if ref() is not None] + [weakref.ref(con)]
             if persist is None:
                 persist = not _read_only(cursor)
@@ -154,8 +155,8 @@ def _register_functions(cursor: duckdb.DuckDBPyConnection) -> tuple[int, bool]:
     token = next(_TOKENS)
     for scalar in functions.scalars():
         _create(cursor, scalar.name, scalar.function, scalar.returns)
-    _create(cursor, "_vec_query", _query_function(token), "VARCHAR")
-    _create(cursor, "vec_fit_query", _fit_function(token), _FIT_RETURNS, volatile=True)
+    for scalar in procedures.procedures(partial(_cursor_of, token)):
+        _create(cursor, scalar.name, scalar.function, scalar.returns, volatile=scalar.volatile)
     _create(cursor, "_vec_database", lambda: pa.array([token]), "BIGINT", parameters=[])
     _LIVE[token] = []
     return token, True
@@ -197,75 +198,3 @@ def _cursor_of(token: int) -> duckdb.DuckDBPyConnection:
     raise EngineError(
         "every connection that vecpipe was registered on is closed; call vecpipe.register(con) on an open one"
     )
-
-
-def _query_function(token: int) -> Callable[..., Any]:
-    def query(model: Any, q: Any, metric: Any) -> Any:
-        rows = to_rows(q, column="vec_query: q")
-        prepared: list[str | None] = []
-        models: dict[str | None, Model | None] = {None: None}
-        for at, (name, wanted) in enumerate(zip(model.to_pylist(), metric.to_pylist(), strict=True)):
-            if rows.valid is not None and not rows.valid[at]:
-                prepared.append(None)
-                continue
-            if name not in models:
-                models[name] = _committed_model(token, str(name))
-            handle = handles.keep_query(models[name], rows.values[at : at + 1], functions.metric_named(wanted))
-            prepared.append(handle)
-        return pa.array(prepared, pa.string())
-
-    return query
-
-
-def _committed_model(token: int, name: str) -> Model:
-    cursor = _cursor_of(token)
-    try:
-        return catalog.load_model(cursor, name)
-    except LookupError as error:
-        raise type(error)(
-            f"{error} (a model of a transaction that has not committed cannot be searched with: COMMIT first)"
-        ) from None
-    finally:
-        cursor.close()
-
-
-def _fit_function(token: int) -> Callable[..., Any]:
-    def fit_query(*columns: Any) -> Any:
-        if len(columns) not in (3, 4):
-            raise SpecError(
-                f"vec_fit_query takes (name, spec, sql), got {len(columns)} arguments; a fourth is the SQL of queries"
-            )
-        results = []
-        asked = columns[3].to_pylist() if len(columns) == 4 else [None] * len(columns[0])
-        for name, spec, sql, queries in zip(*(column.to_pylist() for column in columns[:3]), asked, strict=True):
-            if name is None or spec is None or sql is None:
-                raise InputError("vec_fit_query: name, spec and sql must not be NULL")
-            cursor = _cursor_of(token)
-            try:
-                relation = catalog.run(cursor, f"SELECT column_name FROM (DESCRIBE {sql})").fetchall()
-                weight = "weight" if ("weight",) in relation else None
-                model = fit(cursor, sql, spec, weight=weight, queries=queries)
-                version = catalog.save_model(cursor, name, model)
-            finally:
-                cursor.close()
-            results.append(
-                {
-                    "name": name,
-                    "version": version,
-                    "spec": model.spec,
-                    "fitted_rows": model.info.rows,
-                    "bytes_per_vector": model.bytes_per_vector,
-                }
-            )
-        kind = pa.struct(
-            [
-                ("name", pa.string()),
-                ("version", pa.int64()),
-                ("spec", pa.string()),
-                ("fitted_rows", pa.int64()),
-                ("bytes_per_vector", pa.int64()),
-            ]
-        )
-        return pa.array(results, kind)
-
-    return fit_query
