@@ -81,6 +81,20 @@ def unpack(codes: Bytes, count: int, bits: int) -> Bytes:
     return total
 
 
+def unpack_as(values: npt.NDArray[np.int8], codes: Bytes, count: int, bits: int) -> npt.NDArray[np.int8]:
+    """Return the signed byte that each field stands for, ``(n, d) int8``: ``values[unpack(codes, count, bits)]``."""
+    if planes(bits) == (bits,) and bits < 8:
+        each = 8 // bits
+        fields = _fields_of_bytes(bits)[:, None].view(np.uint8)
+        words = np.ascontiguousarray(values.take(fields)).view(f"u{each}")[:, 0]
+        found = words.take(codes).view(np.int8)
+        return found.reshape(len(codes), each * codes.shape[1])[:, :count]
+    fields = unpack(codes, count, bits)
+    if (np.diff(values.astype(np.int16)) == 1).all():
+        return (fields + np.uint8(int(values[0]) % 256)).view(np.int8)
+    return np.asarray(values.take(fields))
+
+
 def stored_numbers(part: Bytes, kind: str) -> Float32:
     """Return the number at some bytes of each code, ``(n, w) uint8`` -> ``(n,) float32``.
 

@@ -19,7 +19,7 @@ from vecpipe.kernels import DigitQuery, affine
 from vecpipe.operators.base import Codec, FitData, Layout, State, check_matrix, param, register
 from vecpipe.operators.kmeans import gaussian_levels
 from vecpipe.operators.linear import rotate_by_signs, rotation_signs
-from vecpipe.operators.packing import pack, packed_bytes, stored_numbers, unpack
+from vecpipe.operators.packing import pack, packed_bytes, stored_numbers, unpack_as
 
 _ROWS = 512
 _TAIL = 6
@@ -94,7 +94,7 @@ class _Rotated(Codec):
 
     def _body(self, codes: Bytes) -> npt.NDArray[np.int8]:
         """Return the levels as signed bytes, ``(n, d) int8``."""
-        return np.asarray(self._levels.take(unpack(codes[:, :-_TAIL], self.dim, self.bits)))
+        return unpack_as(self._levels, codes[:, :-_TAIL], self.dim, self.bits)
 
     def _tail(self, codes: Bytes) -> tuple[Float32, Float32]:
         """Return factors and cosines, each ``(n,) float32``."""

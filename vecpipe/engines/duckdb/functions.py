@@ -36,6 +36,8 @@ class Scalar:
         Name and arguments as the reference shows them.
     returns : str
         SQL type of the result.
+    volatile : bool
+        Whether each call counts: never folded into the plan.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Scalar:
     returns: str
     help: str
     function: Callable[..., Any]
+    volatile: bool = False
 
 
 def scalars() -> Iterator[Scalar]:

@@ -1,0 +1,171 @@
+"""Scalar functions that read or write the database they are called in: query handles, fits, advice.
+
+Each opens a cursor of its own and so sees what is committed. They are registered like the other scalars, once for each
+database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from vecpipe.advise import advise
+from vecpipe.arrays import to_rows
+from vecpipe.engines.duckdb import catalog, handles
+from vecpipe.engines.duckdb.functions import Scalar, metric_named
+from vecpipe.errors import InputError, SpecError
+from vecpipe.fitting import fit
+from vecpipe.pipeline import Model
+
+OpenCursor = Callable[[], duckdb.DuckDBPyConnection]
+
+_FITTED = pa.struct(
+    [
+        ("name", pa.string()),
+        ("version", pa.int64()),
+        ("spec", pa.string()),
+        ("fitted_rows", pa.int64()),
+        ("bytes_per_vector", pa.int64()),
+    ]
+)
+_FIT_RETURNS = "STRUCT(name VARCHAR, version BIGINT, spec VARCHAR, fitted_rows BIGINT, bytes_per_vector BIGINT)"
+_TRIED = pa.struct(
+    [
+        ("spec", pa.string()),
+        ("bytes_per_vector", pa.int64()),
+        ("recall", pa.float64()),
+        ("reranked", pa.float64()),
+        ("fit_seconds", pa.float64()),
+        ("encode_rate", pa.float64()),
+        ("chosen", pa.bool_()),
+    ]
+)
+_ADVISE_RETURNS = (
+    "STRUCT(spec VARCHAR, bytes_per_vector BIGINT, recall DOUBLE, reranked DOUBLE, fit_seconds DOUBLE, "
+    "encode_rate DOUBLE, chosen BOOLEAN)[]"
+)
+
+
+def procedures(open_cursor: OpenCursor) -> Iterator[Scalar]:
+    """Yield the functions for a database that cursors can be opened on."""
+    yield Scalar("_vec_query", "model, q, metric", "VARCHAR", "Behind vec_query.", _query(open_cursor))
+    yield Scalar(
+        "vec_fit_query",
+        "name, spec, sql [, queries_sql]",
+        _FIT_RETURNS,
+        "Fit a spec from what a query returns (a column called weight weighs the rows) and store the model.",
+        _fit(open_cursor),
+        volatile=True,
+    )
+    yield Scalar(
+        "_vec_advise",
+        "source, vectors, recall, bytes, metric",
+        _ADVISE_RETURNS,
+        "Behind vec_advise.",
+        _advise(open_cursor),
+        volatile=True,
+    )
+
+
+def _query(open_cursor: OpenCursor) -> Callable[..., Any]:
+    def query(model: Any, q: Any, metric: Any) -> Any:
+        rows = to_rows(q, column="vec_query: q")
+        prepared: list[str | None] = []
+        models: dict[str | None, Model | None] = {None: None}
+        for at, (name, wanted) in enumerate(zip(model.to_pylist(), metric.to_pylist(), strict=True)):
+            if rows.valid is not None and not rows.valid[at]:
+                prepared.append(None)
+                continue
+            if name not in models:
+                models[name] = _committed_model(open_cursor, str(name))
+            handle = handles.keep_query(models[name], rows.values[at : at + 1], metric_named(wanted))
+            prepared.append(handle)
+        return pa.array(prepared, pa.string())
+
+    return query
+
+
+def _committed_model(open_cursor: OpenCursor, name: str) -> Model:
+    cursor = open_cursor()
+    try:
+        return catalog.load_model(cursor, name)
+    except LookupError as error:
+        raise type(error)(
+            f"{error} (a model of a transaction that has not committed cannot be searched with: COMMIT first)"
+        ) from None
+    finally:
+        cursor.close()
+
+
+def _fit(open_cursor: OpenCursor) -> Callable[..., Any]:
+    def fit_query(*columns: Any) -> Any:
+        if len(columns) not in (3, 4):
+            raise SpecError(
+                f"vec_fit_query takes (name, spec, sql), got {len(columns)} arguments; a fourth is the SQL of queries"
+            )
+        results = []
+        asked = columns[3].to_pylist() if len(columns) == 4 else [None] * len(columns[0])
+        for name, spec, sql, queries in zip(*(column.to_pylist() for column in columns[:3]), asked, strict=True):
+            if name is None or spec is None or sql is None:
+                raise InputError("vec_fit_query: name, spec and sql must not be NULL")
+            cursor = open_cursor()
+            try:
+                relation = catalog.run(cursor, f"SELECT column_name FROM (DESCRIBE {sql})").fetchall()
+                weight = "weight" if ("weight",) in relation else None
+                model = fit(cursor, sql, spec, weight=weight, queries=queries)
+                version = catalog.save_model(cursor, name, model)
+            finally:
+                cursor.close()
+            results.append(
+                {
+                    "name": name,
+                    "version": version,
+                    "spec": model.spec,
+                    "fitted_rows": model.info.rows,
+                    "bytes_per_vector": model.bytes_per_vector,
+                }
+            )
+        return pa.array(results, _FITTED)
+
+    return fit_query
+
+
+def _advise(open_cursor: OpenCursor) -> Callable[..., Any]:
+    def advised(source: Any, vectors: Any, recall: Any, size: Any, metric: Any) -> Any:
+        given = (source, vectors, recall, size, metric)
+        return pa.array(
+            [one(*values) for values in zip(*(c.to_pylist() for c in given), strict=True)], pa.list_(_TRIED)
+        )
+
+    def one(source: Any, vectors: Any, recall: Any, size: Any, metric: Any) -> Sequence[dict[str, Any]]:
+        if source is None or vectors is None:
+            raise InputError("vec_advise: the table and its column of vectors must not be NULL")
+        column = str(vectors).replace('"', '""')
+        cursor = open_cursor()
+        try:
+            advice = advise(
+                cursor,
+                f'SELECT "{column}" FROM {source}',
+                recall=None if recall is None else float(recall),
+                bytes_per_vector=None if size is None else int(size),
+                metric=metric_named(metric),
+            )
+        finally:
+            cursor.close()
+        return [
+            {
+                "spec": tried.name,
+                "bytes_per_vector": tried.bytes_per_vector,
+                "recall": tried.recall10,
+                "reranked": tried.reranked10,
+                "fit_seconds": tried.fit_seconds,
+                "encode_rate": tried.encode_rate,
+                "chosen": tried.name == advice.spec and advice.reached,
+            }
+            for tried in advice.tried
+        ]
+
+    return advised
