@@ -12,7 +12,7 @@ from vecpipe.errors import InputError, ModelFormatError, SpecError
 from vecpipe.operators import operator_named
 from vecpipe.operators.kmeans import gaussian_distortion, gaussian_levels, kmeans
 from vecpipe.operators.lut import ByteTables, look_up
-from vecpipe.operators.packing import pack, packed_bytes, unpack
+from vecpipe.operators.packing import pack, packed_bytes, unpack, unpack_as
 from vecpipe.pipeline import Model
 
 X = anisotropic(800, 12)
@@ -34,6 +34,9 @@ def test_packed_fields_come_back_and_take_no_more_bytes_than_said(bits, count):
     assert codes.shape == (50, packed_bytes(count, bits))
     assert packed_bytes(64, bits) == 8 * bits
     np.testing.assert_array_equal(unpack(codes, count, bits), fields)
+    for values in (np.arange(-(2 ** (bits - 1)), 2 ** (bits - 1)), np.random.default_rng(1).permutation(2**bits) - 128):
+        signed = values.astype(np.int8)
+        np.testing.assert_array_equal(unpack_as(signed, codes, count, bits), signed[fields])
 
 
 def test_one_bit_fields_are_packed_as_numpy_packs_them():
