@@ -10,10 +10,12 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 from vecpipe.engines.duckdb.aggregates import SIGNATURES
 from vecpipe.engines.duckdb.functions import scalars
 from vecpipe.engines.duckdb.macros import sql_folder
+from vecpipe.engines.duckdb.procedures import procedures
 from vecpipe.operators import FAMILIES, Codec, Operator, parameters, registry
 from vecpipe.spec import signature
 
@@ -56,12 +58,16 @@ def _functions() -> Iterator[str]:
     ]
     lines += [
         (scalar.name, f"`{scalar.name}({scalar.arguments})`", f"`{scalar.returns}`", scalar.help)
-        for scalar in scalars()
+        for scalar in (*scalars(), *procedures(_no_database))
         if not scalar.name.startswith("_")
     ]
     lines += [(f.name, f"`{f.name}({f.arguments})`", f"`{f.returns}`", f"Aggregate. {f.help}") for f in SIGNATURES]
     for _, call, returns, text in sorted(lines):
         yield f"| {call} | {returns} | {text.replace('|', '&#124;')} |"
+
+
+def _no_database() -> NoReturn:
+    raise AssertionError("the reference calls no function")
 
 
 def _operators() -> Iterator[str]:
