@@ -14,9 +14,10 @@ from vecpipe import container
 from vecpipe.arrays import to_rows
 from vecpipe.errors import FitError, InputError, ModelFormatError
 from vecpipe.moments import Moments
-from vecpipe.pipeline import fit_sketch
+from vecpipe.pipeline import fit_sketch, needs_sample
 from vecpipe.sample import row_hashes, sample_capacity
 from vecpipe.sketch import Sketch
+from vecpipe.spec import parse
 
 
 def sketch_of(*batches: np.ndarray, weights: list[np.ndarray] | None = None) -> Sketch:
@@ -275,3 +276,30 @@ def test_moments_after_bytes_are_the_moments_before(long_stream):
     assert isinstance(again.moments(), Moments)
     np.testing.assert_allclose(again.moments().scatter, sketch.moments().scatter, rtol=1e-12)
     assert again.to_bytes() == Sketch.from_bytes(again.to_bytes()).to_bytes()
+
+
+def test_a_sketch_for_moments_alone_gives_the_same_fit_and_lets_the_sample_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vecpipe.sample._SLACK", 64)
+    monkeypatch.setattr("vecpipe.sample.sample_capacity", lambda dim: 256)
+    X = np.random.default_rng(3).standard_normal((30_000, 5)).astype(np.float32)
+    kept, light = Sketch(5), Sketch(5, keep_sample=False)
+    for sketch in (kept, light):
+        for start in range(0, len(X), 5_000):
+            sketch.update(X[start : start + 5_000])
+    np.testing.assert_allclose(light.moments().scatter, kept.moments().scatter, rtol=1e-6, atol=1e-3)
+    np.testing.assert_array_equal(light.maximum, kept.maximum)
+    assert fit_sketch(light, "center | pca(2)").info == fit_sketch(kept, "center | pca(2)").info
+    with pytest.raises(FitError, match="moments only"):
+        light.sample()
+    kept.merge(light)
+    assert kept.count == 2 * len(X)
+    assert not kept.whole
+
+
+@pytest.mark.parametrize(
+    ("spec", "needed"),
+    [("pca(2)", False), ("center | pca(2) | float16", False), ("standardize | binary", False), ("int8", True),
+     ("normalize | pca(2)", True), ("whiten", True), ("center | rotate(kind=itq) | binary", True)],
+)  # fmt: skip
+def test_only_specs_that_look_at_rows_need_the_sample(spec: str, needed: bool) -> None:
+    assert needs_sample(parse(spec)) is needed

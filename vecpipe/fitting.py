@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from vecpipe.arrays import Float64, OnInvalid, Rows, to_rows
 from vecpipe.errors import FitError, InputError
 from vecpipe.kernels import one_blas_thread
-from vecpipe.pipeline import Model, fit_sketch
+from vecpipe.pipeline import Model, fit_sketch, needs_sample
 from vecpipe.sketch import Sketch
 from vecpipe.sources import Source, open_source, vector_column
 from vecpipe.spec import parse
@@ -82,7 +82,13 @@ def fit(
     steps = parse(query_or_spec if spec is None else spec)
     opened = open_source(source, query)
     sketch = sketch_source(
-        opened, column=column, weight=weight, on_invalid=on_invalid, threads=threads, progress=progress
+        opened,
+        column=column,
+        weight=weight,
+        on_invalid=on_invalid,
+        threads=threads,
+        progress=progress,
+        keep_sample=needs_sample(steps),
     )
     asked = None
     if queries is not None:
@@ -99,6 +105,7 @@ def sketch_source(
     on_invalid: OnInvalid = "error",
     threads: int | None = None,
     progress: Progress | None = None,
+    keep_sample: bool = True,
 ) -> Sketch:
     """Return the sketch of a stream of batches; parameters as in ``fit``.
 
@@ -132,7 +139,7 @@ def sketch_source(
                 if rows.nulls == len(rows):
                     row += len(rows)
                     continue
-                sketch = Sketch(rows.dim)
+                sketch = Sketch(rows.dim, keep_sample=keep_sample)
                 sketch.nulls += row
             weights = None if weight is None else _weights(batch, weight, row, rows)
             slots.acquire()

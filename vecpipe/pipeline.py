@@ -407,6 +407,20 @@ def fit_sketch(sketch: Sketch, spec: str | Sequence[Operator], queries: Sketch |
     return Model(bound, sketch.dim, info)
 
 
+def needs_sample(steps: Sequence[Operator]) -> bool:
+    """Return whether fitting these steps looks at rows once there are too many to keep them all.
+
+    Exact moments carry through affine steps alone; behind any other step a fit needs the sample.
+    """
+    exact = True
+    for step in steps:
+        learns = type(step).fit is not Operator.fit
+        if learns and not (exact and step.fits_from_moments):
+            return True
+        exact = exact and step.carries_moments
+    return False
+
+
 def _fit_data(sketch: Sketch, queries: FitData | None) -> FitData:
     if sketch.weight_sum <= 0.0:
         raise FitError("all weights are zero, there is nothing to fit")

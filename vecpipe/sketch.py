@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from vecpipe import container
 from vecpipe.arrays import MAX_DIM, Float32, Float64, Rows
-from vecpipe.errors import InputError, ModelFormatError
+from vecpipe.errors import FitError, InputError, ModelFormatError
 from vecpipe.kernels import BLOCK_ROWS
 from vecpipe.moments import BlockSums, Moments, MomentSum
 from vecpipe.sample import BottomK, Hashes, Sample, hash_sums, mix_hashes, sample_capacity
@@ -31,6 +31,14 @@ class Sketch:
     in order of the hash, in float64: the result is then the same to the last bit whatever the order, the batches,
     the threads or the merges were. Beyond that, moments are accumulated block by block and equal to about 1e-7.
 
+    Parameters
+    ----------
+    dim
+        Width of the vectors.
+    keep_sample
+        False for fits that need moments alone (``pipeline.needs_sample``): the sample is given up once it no longer
+        holds the whole stream, and hashing with it.
+
     Attributes
     ----------
     count : int
@@ -42,8 +50,10 @@ class Sketch:
     minimum, maximum : (d,) float32
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, *, keep_sample: bool = True) -> None:
         self.dim = dim
+        self._keep_sample = keep_sample
+        self._given_up = False
         self.count = 0
         self.nulls = 0
         self.invalid = 0
@@ -84,7 +94,7 @@ class Sketch:
             self._block(X[start:stop], None if weights is None else weights[start:stop])
 
     def _block(self, X: Float32, weights: Float64 | None) -> None:
-        about = _look(X, weights)
+        about = _look(X, weights, hashing=not self._given_up)
         direct = self._streamed is not None and len(X) >= BLOCK_ROWS // 2
         sums = about.sums(X, weights) if direct else None
         with self._lock:
@@ -100,7 +110,14 @@ class Sketch:
                 self._streamed.add_block(sums, X, weights)
             elif self._streamed is not None:
                 self._queue(X, weights)
-            self._kept.add(X, about.hashes, None, about.weights)
+            if not self._given_up:
+                self._kept.add(X, about.hashes, None, about.weights)
+                if self._kept.full and not self._keep_sample:
+                    self._give_up()
+
+    def _give_up(self) -> None:
+        """Let the sample go; from here on the sketch has moments, extrema and counts."""
+        self._given_up, self._kept = True, BottomK(self.dim)
 
     def _stream(self) -> None:
         """Begin to accumulate moments, from the rows kept so far (all there were)."""
@@ -112,7 +129,7 @@ class Sketch:
 
     @staticmethod
     def _add_rows(moments: MomentSum, X: Float32, weights: Float64 | None) -> None:
-        moments.add_block(_look(X, weights).sums(X, weights), X, weights)
+        moments.add_block(_look(X, weights, hashing=False).sums(X, weights), X, weights)
 
     def _queue(self, X: Float32, weights: Float64 | None) -> None:
         """Gather small batches into a block worth a product."""
@@ -137,12 +154,22 @@ class Sketch:
             return self._whole()
 
     def _whole(self) -> bool:
+        if self._given_up:
+            return False
         self._kept.compact()
         return not self._kept.full
 
     def sample(self) -> Sample:
-        """Return the sample, ordered by hash."""
+        """Return the sample, ordered by hash.
+
+        Raises
+        ------
+        FitError
+            The sketch was made for specs that need no sample, and has let it go.
+        """
         with self._lock:
+            if self._given_up:
+                raise FitError("this sketch has kept moments only, but the spec is fitted from rows")
             return self._kept.sample()
 
     def moments(self) -> Moments:
@@ -178,7 +205,8 @@ class Sketch:
         """
         if other.dim != self.dim:
             raise InputError(f"cannot merge sketches of {self.dim} and {other.dim} dimensions")
-        theirs, whole = other.sample(), other.whole
+        whole = other.whole
+        theirs = BottomK(self.dim).sample() if other._given_up else other.sample()
         moments = None if whole and self.whole else other.moments()
         with self._lock:
             self.count += other.count
@@ -194,6 +222,9 @@ class Sketch:
             if self._streamed is not None:
                 self._flush()
                 self._streamed.add(moments or _exact_moments(theirs, self.dim))
+            if self._given_up or other._given_up:
+                self._give_up()
+                return
             self._kept.add(theirs.rows, theirs.hashes, theirs.counts, theirs.weights)
             if not whole:
                 self._kept.compact()
@@ -300,8 +331,11 @@ class _Look:
         return BlockSums(float(w.sum()), float(w @ w), square, fourth, self.total, self.third, product)
 
 
-def _look(X: Float32, weights: Float64 | None) -> _Look:
-    """Pass over a block once, in pieces that stay in cache: hashes, squared norms, extrema, first and third sums."""
+def _look(X: Float32, weights: Float64 | None, *, hashing: bool = True) -> _Look:
+    """Pass over a block once, in pieces that stay in cache: hashes, squared norms, extrema, first and third sums.
+
+    Without ``hashing`` the hashes are left out.
+    """
     n, d = X.shape
     rows = max(16, _PIECE_BYTES // (4 * d))
     filled = np.ones(n) if weights is None else weights
@@ -311,7 +345,8 @@ def _look(X: Float32, weights: Float64 | None) -> _Look:
     for start in range(0, n, rows):
         part = slice(start, start + rows)
         piece = X[part]
-        sums_low[part], sums_high[part] = hash_sums(piece)
+        if hashing:
+            sums_low[part], sums_high[part] = hash_sums(piece)
         np.einsum("ij,ij->i", piece, piece, out=squares[part])
         np.minimum(low, piece.min(axis=0), out=low)
         np.maximum(high, piece.max(axis=0), out=high)
@@ -320,5 +355,5 @@ def _look(X: Float32, weights: Float64 | None) -> _Look:
         first_and_third = pulls @ piece
         total += first_and_third[0]
         third += first_and_third[1]
-    hashes = mix_hashes(sums_low, sums_high)
+    hashes = mix_hashes(sums_low, sums_high) if hashing else sums_low
     return _Look(hashes, squares.astype(np.float64), low, high, filled, total, third)

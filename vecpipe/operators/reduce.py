@@ -117,6 +117,16 @@ class PCA(Operator):
     center: bool = param(True, doc="subtract the mean first")
 
     @property
+    def carries_moments(self) -> bool:
+        """The step is affine."""
+        return True
+
+    @property
+    def fits_from_moments(self) -> bool:
+        """The fit looks at mean and covariance alone."""
+        return True
+
+    @property
     def moves_only(self) -> bool:
         """Without whitening: distances in the kept subspace stay as they are."""
         return not self.whiten

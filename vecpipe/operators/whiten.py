@@ -34,6 +34,16 @@ class Center(Operator):
     oracle = "sklearn.preprocessing.StandardScaler(with_std=False)"
 
     @property
+    def carries_moments(self) -> bool:
+        """The step is affine."""
+        return True
+
+    @property
+    def fits_from_moments(self) -> bool:
+        """The fit looks at the mean alone."""
+        return True
+
+    @property
     def moves_only(self) -> bool:
         """Distances stay as they are."""
         return True
@@ -64,6 +74,16 @@ class Standardize(Operator):
     family = "whiten"
     source = "textbook z-score; Ioffe, Szegedy 2015"
     oracle = "sklearn.preprocessing.StandardScaler"
+
+    @property
+    def carries_moments(self) -> bool:
+        """The step is affine."""
+        return True
+
+    @property
+    def fits_from_moments(self) -> bool:
+        """The fit looks at mean and variances alone."""
+        return True
 
     def fit(self, data: FitData) -> State:
         """Learn mean and deviation, each ``(d,) float64``."""

@@ -18,7 +18,7 @@ from vecpipe.engines.duckdb.native.aggregate import Aggregate
 from vecpipe.engines.duckdb.native.callbacks import Registrar
 from vecpipe.engines.duckdb.native.capi import install
 from vecpipe.engines.duckdb.native.collect import Group, Part
-from vecpipe.engines.duckdb.native.kinds import Gathered, Merged, Totals
+from vecpipe.engines.duckdb.native.kinds import Gathered, Merged, Totals, moments_sketch
 from vecpipe.engines.duckdb.native.memory import ANY, BIGINT, BLOB, DOUBLE, FLOAT, UUID, VARCHAR
 from vecpipe.engines.duckdb.native.rows import HOLES, INFINITIES, NANS, NULLS, RAGGED
 from vecpipe.errors import InputError
@@ -26,7 +26,7 @@ from vecpipe.metrics import isotropy
 from vecpipe.metrics.medoid import most_central
 from vecpipe.metrics.profile import Profile
 from vecpipe.operators import Operator
-from vecpipe.pipeline import fit_sketch
+from vecpipe.pipeline import fit_sketch, needs_sample
 from vecpipe.sketch import Sketch
 from vecpipe.spec import parse
 from vecpipe.version import __version__
@@ -55,6 +55,11 @@ def _sketch_bytes(group: Group) -> bytes | None:
 def _steps(spec: bytes) -> tuple[Operator, ...]:
     """Return the unfitted operators of a spec, parsed once for all groups: fitting binds copies of them."""
     return tuple(parse(spec.decode()))
+
+
+def _fit_sketch_for(width: int, spec: bytes | None) -> Sketch:
+    """Return the sketch that fitting this spec needs."""
+    return Sketch(width, keep_sample=spec is None or needs_sample(_steps(spec)))
 
 
 def _model(group: Group) -> bytes | None:
@@ -169,9 +174,11 @@ def _signatures() -> tuple[Signature, ...]:
         about = "The id of the row with the largest mean cosine to all rows of the group."
         return of("id, v", about, (type_id, ANY), (sql, type_id, writer), kind)
 
+    fit = Gathered("vec_fit", _model, _fit_sketch_for, spec=1)
+    weighted_fit = Gathered("vec_fit", _model, _fit_sketch_for, spec=1, weight=2)
     return (
-        of("v, spec", _FIT, (ANY, VARCHAR), blob, Gathered("vec_fit", _model, spec=1)),
-        of("v, spec, weight", _FIT, (ANY, VARCHAR, DOUBLE), blob, Gathered("vec_fit", _model, spec=1, weight=2)),
+        of("v, spec", _FIT, (ANY, VARCHAR), blob, fit),
+        of("v, spec, weight", _FIT, (ANY, VARCHAR, DOUBLE), blob, weighted_fit),
         of("v", _SKETCH, (ANY,), blob, Gathered("vec_sketch", _sketch_bytes)),
         of("v, weight", _SKETCH, (ANY, DOUBLE), blob, Gathered("vec_sketch", _sketch_bytes, weight=1)),
         of("sketch", "The sketch of all rows of several sketches.", (BLOB,), blob, Merged("vec_merge", _sketch_bytes)),
@@ -188,21 +195,21 @@ def _signatures() -> tuple[Signature, ...]:
             "IsoScore: 1 where all directions have the same variance, 0 where one has all of it.",
             (ANY,),
             ("DOUBLE", DOUBLE, "double"),
-            Gathered("vec_isoscore", _isoscore),
+            Gathered("vec_isoscore", _isoscore, moments_sketch),
         ),
         of(
             "v",
             "Share of the variance along each principal axis, largest first.",
             (ANY,),
             ("DOUBLE[]", DOUBLE, "doubles"),
-            Gathered("vec_spectrum", _spectrum),
+            Gathered("vec_spectrum", _spectrum, moments_sketch),
         ),
         of(
             "v",
             "JSON with counts of NULL, NaN, zero and ragged rows, and with lengths and spread of the valid ones.",
             (ANY,),
             ("VARCHAR", VARCHAR, "bytes"),
-            Gathered("vec_describe", _describe, Profile, lenient=True),
+            Gathered("vec_describe", _describe, lambda width, _: Profile(width), lenient=True),
         ),
     )
 

@@ -174,7 +174,7 @@ class RowStore:
     def _summarise(self, slot: int, rows: Rows) -> None:
         summary = self.summaries.get(slot)
         if summary is None:
-            summary = self.summaries[slot] = self.arena.make_summary(self.width)
+            summary = self.summaries[slot] = self.arena.make_summary(self.width, self.arena.spec_bytes(slot))
         for at in range(0, len(rows), self.capacity):
             part = rows.take(slice(at, at + self.capacity))
             summary.update(part.values, part.weights)

@@ -108,6 +108,16 @@ class Totals(Aggregate):
         return out
 
 
+def whole_sketch(width: int, spec: bytes | None) -> Sketch:
+    """Return a sketch that keeps its sample, whatever the spec."""
+    return Sketch(width)
+
+
+def moments_sketch(width: int, spec: bytes | None) -> Sketch:
+    """Return a sketch for what needs moments alone."""
+    return Sketch(width, keep_sample=False)
+
+
 class Gathered(Aggregate):
     """Aggregates over the gathered rows of a group.
 
@@ -129,7 +139,7 @@ class Gathered(Aggregate):
         self,
         name: str,
         finish: Callable[[Group], Any],
-        make_summary: Callable[[int], Summary] = Sketch,
+        make_summary: Callable[[int, bytes | None], Summary] = whole_sketch,
         *,
         vector: int = 0,
         spec: int | None = None,
@@ -275,7 +285,7 @@ class Merged(Aggregate):
         self.name, self.finish = name, finish
 
     def _arena(self) -> RowArena:
-        return open_arena((id(self), threading.get_ident()), lambda: RowArena(Sketch))
+        return open_arena((id(self), threading.get_ident()), lambda: RowArena(whole_sketch))
 
     def update(self, chunk: Input) -> None:
         """Merge a chunk of sketches."""

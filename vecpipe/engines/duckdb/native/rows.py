@@ -25,7 +25,7 @@ class RowArena(Arena):
         Never summarise: the result names a row.
     """
 
-    def __init__(self, make_summary: Callable[[int], Summary], keep_rows: bool = False) -> None:
+    def __init__(self, make_summary: Callable[[int, bytes | None], Summary], keep_rows: bool = False) -> None:
         super().__init__()
         self.make_summary, self.keep_rows = make_summary, keep_rows
         self.stores: dict[int, RowStore] = {}
