@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -347,6 +348,19 @@ def to_codes(codes: Bytes, valid: Mask | None = None, *, fixed: bool = False) ->
     return pa.Array.from_buffers(pa.binary(), n, [_validity(valid), offsets, pa.py_buffer(codes)])
 
 
+def even_offsets(buffer: Any, n: int, width: int, size: int) -> bool:
+    """Whether the offsets of a binary or string array start at 0 and all of its values are of one width.
+
+    Compared as bytes: it is asked for every batch, and NumPy would hand the interpreter's lock around for it.
+    """
+    return bool(memoryview(buffer)[: (n + 1) * size].tobytes() == _even_offsets(n, width, size))
+
+
+@lru_cache(maxsize=64)
+def _even_offsets(n: int, width: int, size: int) -> bytes:
+    return (np.arange(n + 1, dtype=np.int64) * width).astype(f"i{size}").tobytes()
+
+
 def from_codes(data: Any, width: int, *, column: str = "code") -> tuple[Bytes, Mask | None]:
     """Return codes as ``(n, width) uint8`` and the mask of rows that are not NULL.
 
@@ -376,6 +390,8 @@ def from_codes(data: Any, width: int, *, column: str = "code") -> tuple[Bytes, M
     buffers = data.buffers()
     offsets = np.frombuffer(buffers[1], dtype=kind, count=data.offset + n + 1)[data.offset :]
     flat = np.frombuffer(buffers[2], dtype=np.uint8) if buffers[2] is not None else np.zeros(0, np.uint8)
+    if data.null_count == 0 and data.offset == 0 and even_offsets(buffers[1], n, width, np.dtype(kind).itemsize):
+        return flat[: n * width].reshape(n, width), None
     valid = None if data.null_count == 0 else np.asarray(data.is_valid().to_numpy(zero_copy_only=False))
     lengths = np.diff(offsets)
     wrong = np.flatnonzero((lengths != width) if valid is None else (lengths != width) & valid)

@@ -163,11 +163,18 @@ class DigitQuery:
         digits[: len(weights)], digits[len(weights) : 2 * len(weights)] = high, np.clip(low, -127, 127)
         self._packed = numkong.dots_pack(digits)
         self.count = len(weights)
+        self._mix = np.zeros((len(digits), self.count))
+        self._mix[np.arange(self.count), np.arange(self.count)] = self.scale[:, 0]
+        self._mix[self.count + np.arange(self.count), np.arange(self.count)] = self.scale[:, 0] / 254.0
 
     def dot(self, codes: npt.NDArray[np.int8]) -> Float32:
         """Return ``(m, n) float32`` products with ``(n, d) int8`` codes."""
-        both = np.asarray(numkong.dots_packed(np.ascontiguousarray(codes), self._packed)).T
-        sums = both[: self.count] + both[self.count : 2 * self.count] / 254.0
+        both = np.asarray(numkong.dots_packed(np.ascontiguousarray(codes), self._packed))
+        if self.count == 1:
+            sums = both @ self._mix  # one call for a batch: threads that score share the interpreter's lock
+            return sums.T.astype(np.float32)
+        wide = both.T
+        sums = wide[: self.count] + wide[self.count : 2 * self.count] / 254.0
         return np.asarray(sums * self.scale, dtype=np.float32)
 
 

@@ -103,13 +103,18 @@ class Coding:
 
     def score(self, queries: Queries, codes: Bytes) -> Float32:
         """Return ``(m, n) float32`` scores of ``(n, B) uint8`` codes."""
-        products = self.codec.score(queries.prepared, codes) + queries.offset[:, None]
-        products[np.isnan(queries.moved).any(axis=1)] = np.nan
+        products = self.codec.score(queries.prepared, codes)
+        if queries.offset.any():
+            products += queries.offset[:, None]
+        lost = np.isnan(queries.moved).any(axis=1)
+        if lost.any():
+            products[lost] = np.nan
         if queries.metric == "ip":
             return products
         lengths = kernels.squared_norms(queries.moved)[:, None]
         if queries.metric == "cosine" and self._unit_rows:
-            return _over(products, np.sqrt(lengths))
+            products *= np.divide(1, np.sqrt(lengths), out=np.full_like(lengths, np.nan), where=lengths > 0)
+            return products
         norms = self.squared_norms(codes)
         if queries.metric == "l2":
             return _minus_distance(lengths, products, norms)

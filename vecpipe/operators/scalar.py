@@ -202,7 +202,9 @@ class BEBR(Codec):
     def score(self, prepared: Any, codes: Bytes) -> Float32:
         """Return inner products by integer arithmetic, ``(m, n) float32``."""
         digits, shift = prepared
-        return np.asarray(digits.dot(self._signed(codes)) + shift[:, None], dtype=np.float32)
+        products: Float32 = digits.dot(self._signed(codes))
+        products += shift[:, None].astype(np.float32)
+        return products
 
 
 @register

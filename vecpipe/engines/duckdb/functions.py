@@ -6,6 +6,7 @@ macros over these (``sql/macros``); their own names then begin with an underscor
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vecpipe import kernels
-from vecpipe.arrays import Float32, Mask, OnInvalid, Rows, finite_rows, from_codes, to_codes, to_rows, to_vectors
+from vecpipe.arrays import (
+    Float32,
+    Mask,
+    OnInvalid,
+    Rows,
+    even_offsets,
+    finite_rows,
+    from_codes,
+    to_codes,
+    to_rows,
+    to_vectors,
+)
 from vecpipe.engines.duckdb.handles import keep_model, model_of, query_of, query_side
 from vecpipe.errors import InputError, ModelNotFoundError, SpecError
 from vecpipe.operators import Codec, Operator, parameters, registry
@@ -132,20 +144,25 @@ def _is_one_text(array: Any) -> bool:
     """Whether every row holds the same text, told from the buffers: the case of a literal, for every batch."""
     if not pa.types.is_string(array.type) or array.null_count or len(array) == 0:
         return False
-    offsets = np.frombuffer(array.buffers()[1], np.int32, array.offset + len(array) + 1)[array.offset :]
-    start, length = int(offsets[0]), int(offsets[1] - offsets[0])
-    if length == 0 or int(offsets[-1]) - start != length * len(array):
+    if array.offset:
         return False
-    texts = np.frombuffer(array.buffers()[2], np.uint8)[start : start + length * len(array)]
-    return bool((np.diff(offsets) == length).all() and np.array_equal(texts[length:], texts[:-length]))
+    _, offsets, data = array.buffers()
+    length = int.from_bytes(memoryview(offsets)[4:8].tobytes(), "little")
+    if length == 0 or not even_offsets(offsets, len(array), length, 4):
+        return False
+    texts = memoryview(data)[: length * len(array)].tobytes()
+    return texts == texts[:length] * len(array)
 
 
 def _floats(values: npt.NDArray[Any], valid: Mask | None = None) -> Any:
     """Return a FLOAT column, NULL where the value is NaN or the row does not count."""
+    values = values.astype(np.float32, copy=False)
+    if valid is None and len(values) and not math.isnan(values.min()):
+        return pa.array(values)
     missing = np.isnan(values)
     if valid is not None:
         missing |= ~valid
-    return pa.array(values.astype(np.float32, copy=False), mask=missing if missing.any() else None)
+    return pa.array(values, mask=missing if missing.any() else None)
 
 
 def _pair(name: str, a: Any, b: Any) -> tuple[Rows, Rows, Mask | None]:
@@ -379,11 +396,10 @@ def _exact(v: Any, query: Any) -> Any:
 
 
 def _scores(items: Any, query: Any, *, raw: bool) -> Any:
-    result = np.full(len(items), np.nan, dtype=np.float32)
+    result: npt.NDArray[np.float32] | None = None
     with kernels.one_blas_thread():
         for handle, at in _groups(query):
             found, chosen = query_of(handle), _take(items, at)
-            where = slice(None) if at is None else at
             if raw or found.model is None:
                 if pa.types.is_binary(items.type) or pa.types.is_large_binary(items.type):
                     raise SpecError("codes cannot be scored without the model that wrote them; pass model := 'name'")
@@ -397,8 +413,12 @@ def _scores(items: Any, query: Any, *, raw: bool) -> Any:
                 assert found.queries is not None
                 codes, valid = from_codes(chosen, found.model.bytes_per_vector, column="vec_score: code")
                 scores = found.model.score(found.queries, codes)[0]
-            result[where] = scores if valid is None else np.where(valid, scores, np.float32(np.nan))
-    return _floats(result)
+            if at is None:
+                return _floats(scores, valid)
+            if result is None:
+                result = np.full(len(items), np.nan, dtype=np.float32)
+            result[at] = scores if valid is None else np.where(valid, scores, np.float32(np.nan))
+    return pa.nulls(len(items), pa.float32()) if result is None else _floats(result)
 
 
 def _is_newest(query: Any, newest: Any) -> Any:
