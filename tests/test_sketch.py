@@ -303,3 +303,17 @@ def test_a_sketch_for_moments_alone_gives_the_same_fit_and_lets_the_sample_go(mo
 )  # fmt: skip
 def test_only_specs_that_look_at_rows_need_the_sample(spec: str, needed: bool) -> None:
     assert needs_sample(parse(spec)) is needed
+
+
+@pytest.mark.parametrize("keep_sample", [True, False])
+def test_a_sample_smaller_than_a_block_still_gives_the_moments_of_all_rows(
+    monkeypatch: pytest.MonkeyPatch, keep_sample: bool
+) -> None:
+    """Wide vectors have a small sample, and it overflows before moments would have begun for narrow ones."""
+    monkeypatch.setattr("vecpipe.sample._SLACK", 16)
+    monkeypatch.setattr("vecpipe.sample.sample_capacity", lambda dim: 100)
+    X = np.random.default_rng(4).standard_normal((5_000, 3)).astype(np.float32)
+    sketch = Sketch(3, keep_sample=keep_sample)
+    for start in range(0, len(X), 700):
+        sketch.update(X[start : start + 700])
+    np.testing.assert_allclose(sketch.moments().covariance, np.cov(X.T, bias=True), rtol=1e-5, atol=1e-6)

@@ -63,6 +63,7 @@ class Sketch:
         self.minimum = np.full(dim, np.inf, np.float32)
         self.maximum = np.full(dim, -np.inf, np.float32)
         self._kept = BottomK(dim)
+        self._stream_from = min(_MOMENTS_FROM, self._kept.capacity)
         self._streamed: MomentSum | None = None
         self._pending: list[tuple[Float32, Float64 | None]] = []
         self._pending_rows = 0
@@ -104,7 +105,7 @@ class Sketch:
             self.norm_sum += float(np.sqrt(about.squares) @ about.weights)
             np.minimum(self.minimum, about.low, out=self.minimum)
             np.maximum(self.maximum, about.high, out=self.maximum)
-            if self._streamed is None and len(self._kept) + len(X) > _MOMENTS_FROM:
+            if self._streamed is None and len(self._kept) + len(X) > self._stream_from:
                 self._stream()
             if sums is not None and self._streamed is not None:
                 self._streamed.add_block(sums, X, weights)
@@ -217,7 +218,9 @@ class Sketch:
             self.norm_sum += other.norm_sum
             np.minimum(self.minimum, other.minimum, out=self.minimum)
             np.maximum(self.maximum, other.maximum, out=self.maximum)
-            if self._streamed is None and (moments is not None or len(self._kept) + len(theirs.rows) > _MOMENTS_FROM):
+            if self._streamed is None and (
+                moments is not None or len(self._kept) + len(theirs.rows) > self._stream_from
+            ):
                 self._stream()
             if self._streamed is not None:
                 self._flush()
