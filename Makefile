@@ -31,11 +31,11 @@ lint: $(STAMP)  ## Check style and types
 
 bench: $(STAMP)  ## Measure speed against the peers, ratios in one run
 	$(BIN)/vecpipe bench apply
-	$(BIN)/vecpipe bench fit
-	$(BIN)/vecpipe bench search
+	$(BIN)/vecpipe bench aggregate
 
-docs: $(STAMP)  ## Write docs/reference.md from the registry
+docs: $(STAMP)  ## Write docs/reference.md and the results shown in README and docs
 	$(BIN)/python -m vecpipe.reference docs/reference.md
+	$(BIN)/python tests/docs_blocks.py README.md docs/*.md
 
 clean:  ## Remove what the targets made
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis demo.duckdb*

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from vecpipe.errors import SpecError
 from vecpipe.operators import Codec, Operator, registry
-from vecpipe.operators.base import parameters
+from vecpipe.operators.parameters import parameters
 from vecpipe.spec import MAX_SPEC, MAX_STEPS, format_spec, format_step, parse, signature
 
 

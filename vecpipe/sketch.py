@@ -355,8 +355,13 @@ def _look(X: Float32, weights: Float64 | None, *, hashing: bool = True) -> _Look
         np.maximum(high, piece.max(axis=0), out=high)
         pulls = np.empty((2, len(piece)), np.float32)
         pulls[0], pulls[1] = filled[part], filled[part] * squares[part]
-        first_and_third = pulls @ piece
+        with np.errstate(over="ignore", invalid="ignore"):  # BlockSums.off_centre finds what overflows
+            first_and_third = pulls @ piece
         total += first_and_third[0]
         third += first_and_third[1]
     hashes = mix_hashes(sums_low, sums_high) if hashing else sums_low
-    return _Look(hashes, squares.astype(np.float64), low, high, filled, total, third)
+    wide = squares.astype(np.float64)
+    beyond = np.flatnonzero(~np.isfinite(squares))
+    if beyond.size:
+        wide[beyond] = np.einsum("ij,ij->i", X[beyond].astype(np.float64), X[beyond].astype(np.float64))
+    return _Look(hashes, wide, low, high, filled, total, third)

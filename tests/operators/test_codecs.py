@@ -307,7 +307,7 @@ def test_hostile_states_are_refused(name, given, array, value):
 
 
 def _data():
-    from vecpipe.operators.base import FitData
+    from vecpipe.operators.fit_data import FitData
 
     return FitData(12, len(X), lambda: (X, np.ones(len(X))), None)
 

@@ -18,7 +18,7 @@ import vecpipe
 from vecpipe.arrays import to_rows
 from vecpipe.errors import CapabilityError, FitError, InputError, SpecError, VecpipeError
 from vecpipe.operators import Codec, registry
-from vecpipe.operators.base import parameters
+from vecpipe.operators.parameters import parameters
 from vecpipe.pipeline import Model, fit_sketch
 from vecpipe.sketch import Sketch
 from vecpipe.spec import format_spec, parse

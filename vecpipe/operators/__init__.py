@@ -14,18 +14,9 @@ from vecpipe.operators import (
     transform_code,
     whiten,
 )
-from vecpipe.operators.base import (
-    FAMILIES,
-    Codec,
-    FitData,
-    Operator,
-    Parameter,
-    State,
-    operator_named,
-    parameters,
-    register,
-    registry,
-)
+from vecpipe.operators.base import FAMILIES, Codec, Operator, State, operator_named, register, registry
+from vecpipe.operators.fit_data import FitData
+from vecpipe.operators.parameters import Parameter, parameters
 
 __all__ = [
     "FAMILIES",

@@ -1,29 +1,26 @@
-"""What an operator is, what it is fitted from, and the registry of all operators.
+"""What an operator is, and the registry of all operators.
 
 An operator sees float32 matrices and float64 statistics; it never sees Arrow, SQL or an engine. Its constructor's
-parameters are dataclass fields made by ``param``; what ``fit`` learns is a flat dict of NumPy arrays.
+parameters are declared with ``parameters.param``; what ``fit`` learns is a flat dict of NumPy arrays.
 """
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import difflib
-import math
 import types
-import typing
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeVar
 
-import numpy as np
 import numpy.typing as npt
 
 from vecpipe import container, kernels
-from vecpipe.arrays import MAX_DIM, Bytes, Float32, Float64, nonfinite_rows
+from vecpipe.arrays import MAX_DIM, Bytes, Float32
 from vecpipe.errors import CapabilityError, SpecError
-from vecpipe.moments import Affine, Moments
+from vecpipe.moments import Affine
+from vecpipe.operators.fit_data import FitData
+from vecpipe.operators.parameters import parameters
 
 State = dict[str, npt.NDArray[Any]]
 Layout = dict[str, tuple[Any, tuple[int, ...]]]
@@ -32,186 +29,6 @@ MAX_MATRIX = 1 << 26
 """Largest matrix an operator may hold, in elements: a model from a stranger cannot ask for more."""
 MAX_REBUILT = 1 << 25
 """Elements of all matrices of one model that are rebuilt at load from a state much smaller than they are."""
-
-
-def param(
-    default: Any = dataclasses.MISSING,
-    *,
-    doc: str,
-    minimum: float | None = None,
-    maximum: float | None = None,
-    choices: Iterable[str] = (),
-) -> Any:
-    """Declare a parameter of an operator: its default, its range or choices, and its help text."""
-    metadata = {"doc": doc, "minimum": minimum, "maximum": maximum, "choices": tuple(choices)}
-    if default is dataclasses.MISSING:
-        return field(metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One declared parameter, as the spec language and the help see it."""
-
-    name: str
-    kinds: tuple[type, ...]
-    default: Any
-    doc: str
-    minimum: float | None
-    maximum: float | None
-    choices: tuple[str, ...]
-
-    @property
-    def required(self) -> bool:
-        """Whether it has no default."""
-        return self.default is dataclasses.MISSING
-
-    @property
-    def optional(self) -> bool:
-        """Whether it may be left out as None."""
-        return types.NoneType in self.kinds
-
-    def check(self, value: Any, operator: str) -> Any:
-        """Return the value in its declared type.
-
-        Raises
-        ------
-        SpecError
-            Wrong type, out of range or not among the choices; the message holds the rule.
-        """
-        where = f"{operator}: {self.name}"
-        if value is None and self.optional:
-            return None
-        if isinstance(value, bool) and bool not in self.kinds:
-            raise SpecError(f"{where} is {value}; expected {self.expected()}")
-        if float in self.kinds and isinstance(value, int) and int not in self.kinds and bool not in self.kinds:
-            value = float(value)
-        if not isinstance(value, self.kinds):
-            raise SpecError(f"{where} is {value!r}; expected {self.expected()}")
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            low = -np.inf if self.minimum is None else self.minimum
-            high = np.inf if self.maximum is None else self.maximum
-            if not (low <= value <= high and math.isfinite(value)):
-                raise SpecError(f"{where} is {value}; expected {self.expected()}")
-        if isinstance(value, str) and self.choices and value not in self.choices:
-            near = difflib.get_close_matches(value, self.choices, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise SpecError(f"{where} is {value!r}; expected {self.expected()}{hint}")
-        return value
-
-    def expected(self) -> str:
-        """Return the rule in words: ``an integer from 1 to 65536``."""
-        words = {int: "an integer", float: "a number", bool: "true or false"}
-        parts = [words[kind] for kind in self.kinds if kind in words]
-        if str in self.kinds:
-            parts.append("one of " + ", ".join(self.choices) if self.choices else "a word")
-        rule = " or ".join(parts)
-        if self.minimum is not None and self.maximum is not None:
-            return f"{rule} from {self.minimum:g} to {self.maximum:g}"
-        if self.minimum is not None:
-            return f"{rule} of at least {self.minimum:g}"
-        return rule
-
-
-class FitData:
-    """What an operator is fitted from: the rows as they enter its step, summarised.
-
-    Parameters
-    ----------
-    dim, count
-        Width of the vectors entering the step, and how many rows the fit saw.
-    sample
-        Returns sample rows ``(m, d) float32``, carried through the steps before, and their weights ``(m,)``;
-        called only when an operator asks for rows.
-    moments
-        Returns the moments of all rows, where they are known; called only when an operator asks for them.
-    queries
-        The same for a sample of queries, where one was given.
-    mean
-        Returns the mean of all rows, where that is known without their moments.
-    """
-
-    def __init__(
-        self,
-        dim: int,
-        count: int,
-        sample: Callable[[], tuple[Float32, Float64]],
-        moments: Callable[[], Moments] | None,
-        queries: FitData | None = None,
-        mean: Callable[[], Float64] | None = None,
-    ) -> None:
-        self.dim = dim
-        self.count = count
-        self.queries = queries
-        self._sample = sample
-        self._exact = moments
-        self._mean = mean
-
-    @cached_property
-    def _rows_and_weights(self) -> tuple[Float32, Float64]:
-        return self._sample()
-
-    @property
-    def rows(self) -> Float32:
-        """Sample rows, ``(m, d) float32``."""
-        return self._rows_and_weights[0]
-
-    @property
-    def weights(self) -> Float64:
-        """Weight of each sample row, ``(m,)``: how often it occurred, where no weights were given."""
-        return self._rows_and_weights[1]
-
-    @cached_property
-    def moments(self) -> Moments:
-        """Moments of the rows: of all of them where that is known, else of the sample."""
-        return self._exact() if self._exact is not None else Moments.of_rows(self.rows, self.weights)
-
-    @cached_property
-    def mean(self) -> Float64:
-        """Mean of the rows, ``(d,)``; cheaper than the moments where nothing else of them is needed."""
-        return self.moments.mean if self._mean is None else self._mean()
-
-    @cached_property
-    def full_moments(self) -> Moments:
-        """Moments with the third and fourth order sums, from the sample where the exact ones have lost them."""
-        return self.moments if self.moments.fourth is not None else Moments.of_rows(self.rows, self.weights)
-
-    def after(self, step: Operator, *, of_queries: bool = False) -> FitData:
-        """Return what the next operator is fitted from, once this bound step has been applied."""
-        affine = step.query_affine() if of_queries else step.affine()
-
-        def moved() -> Moments:
-            assert affine is not None
-            return self.moments.through(affine)
-
-        def moved_mean() -> Float64:
-            assert affine is not None
-            return affine.of(self.mean)
-
-        def carried() -> tuple[Float32, Float64]:
-            rows = step.apply_query(self.rows) if of_queries else step.apply(self.rows)
-            weights = self.weights
-            lost = nonfinite_rows(rows) if step.undefines else np.zeros(0, np.int64)
-            return (np.delete(rows, lost, axis=0), np.delete(weights, lost)) if lost.size else (rows, weights)
-
-        moments = None if affine is None or self._exact is None else moved
-        mean = None if affine is None or self._mean is None else moved_mean
-        queries = None if self.queries is None else self.queries.after(step, of_queries=True)
-        return FitData(step.output_dim(self.dim), self.count, carried, moments, queries, mean)
-
-    def quantiles(self, levels: Iterable[float]) -> Float64:
-        """Return weighted per-dimension quantiles of the sample, ``(len(levels), d)``.
-
-        The q-quantile is the smallest value whose weight share is at least q (inverted distribution function).
-        """
-        wanted = np.asarray(list(levels), dtype=np.float64)
-        result = np.empty((len(wanted), self.dim))
-        for j in range(self.dim):
-            order = np.argsort(self.rows[:, j], kind="stable")
-            share = np.cumsum(self.weights[order])
-            at = np.searchsorted(share, wanted * share[-1] * (1 - 1e-12))
-            result[:, j] = self.rows[order[np.minimum(at, len(order) - 1)], j]
-        return result
 
 
 @dataclass(eq=False)
@@ -257,6 +74,7 @@ class Operator:
     def fits_from_moments(self) -> bool:
         """Whether the fit needs no rows: there is none, or it looks at moments alone."""
         return type(self).fit is Operator.fit
+
     keeps_unit_length: ClassVar[bool] = False
 
     @property
@@ -427,40 +245,6 @@ def operator_named(name: str) -> type[Operator]:
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(registry())}"
         raise SpecError(f"no operator is named {name!r}; {hint}")
     return found
-
-
-def parameters(cls: type[Operator]) -> tuple[Parameter, ...]:
-    """Return the declared parameters of an operator, in order."""
-    return _parameters(cls)
-
-
-def _cached(
-    function: Callable[[type[Operator]], tuple[Parameter, ...]],
-) -> Callable[..., tuple[Parameter, ...]]:
-    memory: dict[type[Operator], tuple[Parameter, ...]] = {}
-
-    def remembered(cls: type[Operator]) -> tuple[Parameter, ...]:
-        if cls not in memory:
-            memory[cls] = function(cls)
-        return memory[cls]
-
-    return remembered
-
-
-@_cached
-def _parameters(cls: type[Operator]) -> tuple[Parameter, ...]:
-    hints = typing.get_type_hints(cls)
-    found = []
-    for item in dataclasses.fields(cls):
-        if "doc" not in item.metadata:
-            continue
-        hint = hints[item.name]
-        kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-        meta = item.metadata
-        found.append(
-            Parameter(item.name, kinds, item.default, meta["doc"], meta["minimum"], meta["maximum"], meta["choices"])
-        )
-    return tuple(found)
 
 
 def check_widths(steps: Iterable[Operator], dim: int) -> None:

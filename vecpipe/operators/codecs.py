@@ -11,8 +11,10 @@ import numpy.typing as npt
 from vecpipe.arrays import Bytes, Float32, Float64
 from vecpipe.errors import ModelFormatError
 from vecpipe.kernels import DigitQuery
-from vecpipe.operators.base import Codec, FitData, Layout, State, param, register
+from vecpipe.operators.base import Codec, Layout, State, register
+from vecpipe.operators.fit_data import FitData
 from vecpipe.operators.packing import pack, packed_bytes, stored_numbers, unpack
+from vecpipe.operators.parameters import param
 
 _NORM_ROWS = 256
 

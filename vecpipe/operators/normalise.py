@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from vecpipe.arrays import Float32
-from vecpipe.operators.base import Operator, param, register
+from vecpipe.operators.base import Operator, register
+from vecpipe.operators.parameters import param
 
 
 @register

@@ -18,18 +18,12 @@ import numpy.typing as npt
 from vecpipe.arrays import MAX_DIM, Bytes, Float32, Float64
 from vecpipe.errors import SpecError
 from vecpipe.kernels import affine, one_blas_thread
-from vecpipe.operators.base import (
-    Codec,
-    FitData,
-    Layout,
-    State,
-    check_matrix,
-    param,
-    register,
-)
+from vecpipe.operators.base import Codec, Layout, State, check_matrix, register
+from vecpipe.operators.fit_data import FitData
 from vecpipe.operators.kmeans import assign, kmeans, nearest, refine
 from vecpipe.operators.linear import principal_axes, rows_f32
 from vecpipe.operators.lut import ByteTables, look_up
+from vecpipe.operators.parameters import param
 
 TRAINING_ROWS = 32_768
 """Rows that a codebook of 256 words is trained on, at most."""

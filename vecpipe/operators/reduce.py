@@ -10,7 +10,8 @@ from vecpipe.arrays import MAX_DIM, Float32, Float64
 from vecpipe.errors import CapabilityError, ModelFormatError
 from vecpipe.kernels import affine
 from vecpipe.moments import Affine
-from vecpipe.operators.base import FitData, Layout, Operator, State, check_dim, check_matrix, param, register
+from vecpipe.operators.base import Layout, Operator, State, check_dim, check_matrix, register
+from vecpipe.operators.fit_data import FitData
 from vecpipe.operators.linear import (
     hadamard_transform,
     power_of_two,
@@ -18,6 +19,7 @@ from vecpipe.operators.linear import (
     random_generator,
     rows_f32,
 )
+from vecpipe.operators.parameters import param
 
 
 @register

@@ -12,9 +12,11 @@ import numpy.typing as npt
 from vecpipe.arrays import Bytes, Float32, Float64
 from vecpipe.errors import SpecError
 from vecpipe.kernels import one_blas_thread
-from vecpipe.operators.base import MAX_MATRIX, FitData, Layout, State, param, register
+from vecpipe.operators.base import MAX_MATRIX, Layout, State, register
+from vecpipe.operators.fit_data import FitData
 from vecpipe.operators.kmeans import Indices, kmeans
 from vecpipe.operators.lut import look_up
+from vecpipe.operators.parameters import param
 from vecpipe.operators.product import TRAINING_ROWS, WordCodec, training_rows
 
 BEAM = 5

@@ -10,8 +10,10 @@ from vecpipe.arrays import Float32, Float64
 from vecpipe.errors import ModelFormatError
 from vecpipe.kernels import affine
 from vecpipe.moments import Affine
-from vecpipe.operators.base import FitData, Layout, Operator, State, check_matrix, param, register
+from vecpipe.operators.base import Layout, Operator, State, check_matrix, register
+from vecpipe.operators.fit_data import FitData
 from vecpipe.operators.linear import random_rotation, rotate_by_signs, rotation_signs, rows_f32
+from vecpipe.operators.parameters import param
 
 _ITQ_ROWS = 16_384
 _ITQ_ROUNDS = 50

@@ -16,10 +16,12 @@ import numpy.typing as npt
 from vecpipe.arrays import Bytes, Float32, Float64
 from vecpipe.errors import ModelFormatError
 from vecpipe.kernels import DigitQuery, affine
-from vecpipe.operators.base import Codec, FitData, Layout, State, check_matrix, param, register
+from vecpipe.operators.base import Codec, Layout, State, check_matrix, register
+from vecpipe.operators.fit_data import FitData
 from vecpipe.operators.kmeans import gaussian_levels
 from vecpipe.operators.linear import rotate_by_signs, rotation_signs
 from vecpipe.operators.packing import pack, packed_bytes, stored_numbers, unpack_as
+from vecpipe.operators.parameters import param
 
 _ROWS = 512
 _TAIL = 6

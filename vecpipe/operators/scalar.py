@@ -12,9 +12,11 @@ import numpy.typing as npt
 from vecpipe.arrays import Bytes, Float32
 from vecpipe.errors import InputError, ModelFormatError
 from vecpipe.kernels import DigitQuery
-from vecpipe.operators.base import Codec, FitData, Layout, State, param, register
+from vecpipe.operators.base import Codec, Layout, State, register
 from vecpipe.operators.codecs import absmax_codes, absmax_scales
+from vecpipe.operators.fit_data import FitData
 from vecpipe.operators.packing import MAX_BITS, pack, packed_bytes, stored_numbers, unpack
+from vecpipe.operators.parameters import param
 
 _HALF_LIMIT = 65504.0
 

@@ -18,10 +18,12 @@ import numpy.typing as npt
 
 from vecpipe.arrays import Bytes, Float32, Float64
 from vecpipe.errors import ModelFormatError
-from vecpipe.operators.base import Codec, FitData, Layout, State, check_matrix, param, register
+from vecpipe.operators.base import Codec, Layout, State, check_matrix, register
+from vecpipe.operators.fit_data import FitData
 from vecpipe.operators.kmeans import WORDS, product_codebook, refine
 from vecpipe.operators.linear import principal_axes, random_generator
 from vecpipe.operators.lut import ByteTables, look_up, padded_width
+from vecpipe.operators.parameters import param
 from vecpipe.operators.word_search import LEVELS, WordSearch, make_searches
 
 MAX_GROUP = 16

@@ -14,13 +14,15 @@ from vecpipe.arrays import Float32, Float64
 from vecpipe.errors import FitError, SpecError
 from vecpipe.kernels import affine
 from vecpipe.moments import Affine
-from vecpipe.operators.base import FitData, Layout, Operator, State, check_matrix, param, register
+from vecpipe.operators.base import Layout, Operator, State, check_matrix, register
+from vecpipe.operators.fit_data import FitData
 from vecpipe.operators.linear import (
     hadamard_matrix,
     principal_axes,
     random_rotation,
     rows_f32,
 )
+from vecpipe.operators.parameters import param
 
 
 @register
