@@ -415,9 +415,9 @@ def needs_sample(steps: Sequence[Operator]) -> bool:
     exact = True
     for step in steps:
         learns = type(step).fit is not Operator.fit
-        if learns and not (exact and step.fits_from_moments):
+        if learns and not (exact and step.from_moments):
             return True
-        exact = exact and step.carries_moments
+        exact = exact and step.from_moments
     return False
 
 

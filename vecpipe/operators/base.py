@@ -47,8 +47,8 @@ class Operator:
         What the tests hold it against.
     stateless : bool
         Whether it learns nothing and has no random part.
-    fits_from_moments : bool
-        Whether ``fit``, where there is one, looks at the moments alone and not at rows.
+    from_moments : bool
+        Whether the step is affine and its fit looks at the moments alone, never at rows.
     undefines : bool
         Whether a valid row can have no result (NaN): a zero vector has no direction.
     moves_only : bool
@@ -63,17 +63,8 @@ class Operator:
     source: ClassVar[str] = ""
     oracle: ClassVar[str] = ""
     stateless: ClassVar[bool] = False
+    from_moments: ClassVar[bool] = False
     undefines: ClassVar[bool] = False
-
-    @property
-    def carries_moments(self) -> bool:
-        """Whether moments of the rows before give those after: the step is affine whatever it learns."""
-        return False
-
-    @property
-    def fits_from_moments(self) -> bool:
-        """Whether the fit needs no rows: there is none, or it looks at moments alone."""
-        return type(self).fit is Operator.fit
 
     keeps_unit_length: ClassVar[bool] = False
 

@@ -113,20 +113,11 @@ class PCA(Operator):
     family = "reduce"
     source = "Pearson 1901; Hotelling 1933"
     oracle = "sklearn.decomposition.PCA"
+    from_moments = True
 
     k: int = param(doc="components kept", minimum=1, maximum=MAX_DIM)
     whiten: bool = param(False, doc="scale each component to variance 1")
     center: bool = param(True, doc="subtract the mean first")
-
-    @property
-    def carries_moments(self) -> bool:
-        """The step is affine."""
-        return True
-
-    @property
-    def fits_from_moments(self) -> bool:
-        """The fit looks at mean and covariance alone."""
-        return True
 
     @property
     def moves_only(self) -> bool:

@@ -34,16 +34,7 @@ class Center(Operator):
     family = "whiten"
     source = "Mu, Viswanath 2018 (for embeddings)"
     oracle = "sklearn.preprocessing.StandardScaler(with_std=False)"
-
-    @property
-    def carries_moments(self) -> bool:
-        """The step is affine."""
-        return True
-
-    @property
-    def fits_from_moments(self) -> bool:
-        """The fit looks at the mean alone."""
-        return True
+    from_moments = True
 
     @property
     def moves_only(self) -> bool:
@@ -76,16 +67,7 @@ class Standardize(Operator):
     family = "whiten"
     source = "textbook z-score; Ioffe, Szegedy 2015"
     oracle = "sklearn.preprocessing.StandardScaler"
-
-    @property
-    def carries_moments(self) -> bool:
-        """The step is affine."""
-        return True
-
-    @property
-    def fits_from_moments(self) -> bool:
-        """The fit looks at mean and variances alone."""
-        return True
+    from_moments = True
 
     def fit(self, data: FitData) -> State:
         """Learn mean and deviation, each ``(d,) float64``."""
