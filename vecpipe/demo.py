@@ -25,7 +25,7 @@ DIM = 512
 K = 10
 SPECS = {
     "int8": "normalize | int8",
-    "pca": "center | pca(256) | normalize | int8",
+    "small": "normalize | transform_code(128)",
     "bits": "center | rotate | binary",
 }
 BEST = "int8"

@@ -7,19 +7,18 @@ hash. It knows nothing of operators: it is what a stream of rows leaves behind.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from vecpipe import container
 from vecpipe.arrays import MAX_DIM, Float32, Float64, Rows
+from vecpipe.blocks import look
 from vecpipe.errors import FitError, InputError, ModelFormatError
 from vecpipe.kernels import BLOCK_ROWS
-from vecpipe.moments import BlockSums, Moments, MomentSum
-from vecpipe.sample import BottomK, Hashes, Sample, hash_sums, mix_hashes, sample_capacity
+from vecpipe.moments import Moments, MomentSum
+from vecpipe.sample import BottomK, Sample, sample_capacity
 
-_PIECE_BYTES = 384 << 10
 _MOMENTS_FROM = 16_384
 """Rows from which moments are accumulated as the rows come: a smaller stream keeps its rows and no matrix."""
 
@@ -95,7 +94,7 @@ class Sketch:
             self._block(X[start:stop], None if weights is None else weights[start:stop])
 
     def _block(self, X: Float32, weights: Float64 | None) -> None:
-        about = _look(X, weights, hashing=not self._given_up)
+        about = look(X, weights, hashing=not self._given_up)
         direct = self._streamed is not None and len(X) >= BLOCK_ROWS // 2
         sums = about.sums(X, weights) if direct else None
         with self._lock:
@@ -130,7 +129,7 @@ class Sketch:
 
     @staticmethod
     def _add_rows(moments: MomentSum, X: Float32, weights: Float64 | None) -> None:
-        moments.add_block(_look(X, weights, hashing=False).sums(X, weights), X, weights)
+        moments.add_block(look(X, weights, hashing=False).sums(X, weights), X, weights)
 
     def _queue(self, X: Float32, weights: Float64 | None) -> None:
         """Gather small batches into a block worth a product."""
@@ -311,57 +310,3 @@ def _exact_moments(sample: Sample, dim: int) -> Moments:
         part = slice(start, start + BLOCK_ROWS)
         moments = moments.merge(Moments.of_rows(sample.rows[part], sample.weights[part]))
     return moments
-
-
-@dataclass(frozen=True)
-class _Look:
-    """What one pass over a block finds: see ``_look``."""
-
-    hashes: Hashes
-    squares: Float64
-    low: Float32
-    high: Float32
-    weights: Float64
-    total: Float64
-    third: Float64
-
-    def sums(self, X: Float32, weights: Float64 | None) -> BlockSums:
-        """Return the sums of the block, adding the one product that costs."""
-        scaled = X if weights is None else X * np.sqrt(weights).astype(np.float32)[:, None]
-        w = self.weights
-        square, fourth = float(w @ self.squares), float(w @ self.squares**2)
-        product = np.asarray(scaled.T @ scaled, dtype=np.float32)
-        return BlockSums(float(w.sum()), float(w @ w), square, fourth, self.total, self.third, product)
-
-
-def _look(X: Float32, weights: Float64 | None, *, hashing: bool = True) -> _Look:
-    """Pass over a block once, in pieces that stay in cache: hashes, squared norms, extrema, first and third sums.
-
-    Without ``hashing`` the hashes are left out.
-    """
-    n, d = X.shape
-    rows = max(16, _PIECE_BYTES // (4 * d))
-    filled = np.ones(n) if weights is None else weights
-    sums_low, sums_high, squares = np.empty(n, np.uint64), np.empty(n, np.uint64), np.empty(n, np.float32)
-    low, high = np.full(d, np.inf, np.float32), np.full(d, -np.inf, np.float32)
-    total, third = np.zeros(d), np.zeros(d)
-    for start in range(0, n, rows):
-        part = slice(start, start + rows)
-        piece = X[part]
-        if hashing:
-            sums_low[part], sums_high[part] = hash_sums(piece)
-        np.einsum("ij,ij->i", piece, piece, out=squares[part])
-        np.minimum(low, piece.min(axis=0), out=low)
-        np.maximum(high, piece.max(axis=0), out=high)
-        pulls = np.empty((2, len(piece)), np.float32)
-        pulls[0], pulls[1] = filled[part], filled[part] * squares[part]
-        with np.errstate(over="ignore", invalid="ignore"):  # BlockSums.off_centre finds what overflows
-            first_and_third = pulls @ piece
-        total += first_and_third[0]
-        third += first_and_third[1]
-    hashes = mix_hashes(sums_low, sums_high) if hashing else sums_low
-    wide = squares.astype(np.float64)
-    beyond = np.flatnonzero(~np.isfinite(squares))
-    if beyond.size:
-        wide[beyond] = np.einsum("ij,ij->i", X[beyond].astype(np.float64), X[beyond].astype(np.float64))
-    return _Look(hashes, wide, low, high, filled, total, third)
