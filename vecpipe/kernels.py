@@ -178,6 +178,34 @@ class DigitQuery:
         return np.asarray(sums * self.scale, dtype=np.float32)
 
 
+class HalfQuery:
+    """A float query as two half floats a dimension, for products with half floats that stay as they are.
+
+    ``w ≈ scale * (high + low / 2048)``: together they hold some 22 bits of each entry.
+
+    Parameters
+    ----------
+    weights : (m, d) float
+    """
+
+    _LOW = 2048.0
+
+    def __init__(self, weights: Float64) -> None:
+        peak = np.abs(weights).max(axis=1, keepdims=True, initial=0.0)
+        self.scale = np.where(peak > 0, peak, 1.0)
+        scaled = weights / self.scale
+        high = scaled.astype(np.float16)
+        low = ((scaled - high) * self._LOW).astype(np.float16)
+        self._packed = numkong.dots_pack(np.ascontiguousarray(np.concatenate([high, low])))
+        self.count = len(weights)
+
+    def dot(self, halves: npt.NDArray[np.float16]) -> Float32:
+        """Return ``(m, n) float32`` products with ``(n, d) float16`` rows."""
+        both = np.asarray(numkong.dots_packed(np.ascontiguousarray(halves), self._packed)).T
+        sums = both[: self.count] + both[self.count :].astype(np.float64) / self._LOW
+        return np.asarray(sums * self.scale, dtype=np.float32)
+
+
 def inner_products(Q: Float32, X: Float32) -> Float32:
     """Return ``(m, n) float32`` inner products of queries with rows."""
     return np.asarray(Q @ X.T, dtype=np.float32)

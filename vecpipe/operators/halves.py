@@ -8,6 +8,7 @@ import numpy as np
 
 from vecpipe.arrays import Bytes, Float32
 from vecpipe.errors import InputError
+from vecpipe.kernels import HalfQuery
 from vecpipe.operators.base import Codec, register
 
 
@@ -43,6 +44,14 @@ class Float16(Codec):
     def decode(self, codes: Bytes) -> Float32:
         """Return the halves as float32."""
         return np.ascontiguousarray(codes).view("<f2").astype(np.float32)
+
+    def prepare(self, Q: Float32) -> HalfQuery:
+        """Return the queries as pairs of half floats."""
+        return HalfQuery(Q.astype(np.float64))
+
+    def score(self, prepared: HalfQuery, codes: Bytes) -> Float32:
+        """Return inner products ``(m, n) float32`` without widening the codes."""
+        return prepared.dot(np.ascontiguousarray(codes).view("<f2"))
 
 
 @register
