@@ -361,6 +361,14 @@ def _even_offsets(n: int, width: int, size: int) -> bytes:
     return (np.arange(n + 1, dtype=np.int64) * width).astype(f"i{size}").tobytes()
 
 
+def wrong_code_length(column: str, row: int, length: int, width: int) -> InputError:
+    """Return the error for a code of another length than the model writes."""
+    return InputError(
+        f"{column}: row {row} holds {length} bytes, but this model's codes have {width}; "
+        "was the column written by another model?"
+    )
+
+
 def from_codes(data: Any, width: int, *, column: str = "code") -> tuple[Bytes, Mask | None]:
     """Return codes as ``(n, width) uint8`` and the mask of rows that are not NULL.
 
@@ -397,10 +405,7 @@ def from_codes(data: Any, width: int, *, column: str = "code") -> tuple[Bytes, M
     wrong = np.flatnonzero((lengths != width) if valid is None else (lengths != width) & valid)
     if wrong.size:
         row = int(wrong[0])
-        raise InputError(
-            f"{column}: row {row} holds {int(lengths[row])} bytes, but this model's codes have {width}; "
-            "was the column written by another model?"
-        )
+        raise wrong_code_length(column, row, int(lengths[row]), width)
     if valid is None:
         start = int(offsets[0]) if n else 0
         return flat[start : start + n * width].reshape(n, width), None

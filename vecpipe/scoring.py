@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vecpipe import kernels
-from vecpipe.arrays import Bytes, Float32
+from vecpipe.arrays import Bytes, Float32, Mask
 from vecpipe.moments import Affine
 from vecpipe.operators import Codec, Operator
 
@@ -41,6 +41,30 @@ class Queries:
     prepared: Any
     offset: Float32
     metric: Metric
+
+    # Worked out once: a scan scores thousands of batches, and every call holds the interpreter's lock.
+
+    @cached_property
+    def moves(self) -> bool:
+        """Whether an offset is to be added."""
+        return bool(self.offset.any())
+
+    @cached_property
+    def lost(self) -> Mask | None:
+        """Which queries have no direction; None without one."""
+        lost: Mask = np.asarray(np.isnan(self.moved).any(axis=1))
+        return lost if lost.any() else None
+
+    @cached_property
+    def lengths(self) -> Float32:
+        """The ``(m, 1)`` squared lengths."""
+        return kernels.squared_norms(self.moved)[:, None]
+
+    @cached_property
+    def inverse_lengths(self) -> Float32:
+        """The ``(m, 1)`` inverse lengths; NaN where a query is zero."""
+        lengths = self.lengths
+        return np.divide(1, np.sqrt(lengths), out=np.full_like(lengths, np.nan), where=lengths > 0)
 
 
 class Coding:
@@ -104,17 +128,16 @@ class Coding:
     def score(self, queries: Queries, codes: Bytes) -> Float32:
         """Return ``(m, n) float32`` scores of ``(n, B) uint8`` codes."""
         products = self.codec.score(queries.prepared, codes)
-        if queries.offset.any():
+        if queries.moves:
             products += queries.offset[:, None]
-        lost = np.isnan(queries.moved).any(axis=1)
-        if lost.any():
-            products[lost] = np.nan
+        if queries.lost is not None:
+            products[queries.lost] = np.nan
         if queries.metric == "ip":
             return products
-        lengths = kernels.squared_norms(queries.moved)[:, None]
         if queries.metric == "cosine" and self._unit_rows:
-            products *= np.divide(1, np.sqrt(lengths), out=np.full_like(lengths, np.nan), where=lengths > 0)
+            products *= queries.inverse_lengths
             return products
+        lengths = queries.lengths
         norms = self.squared_norms(codes)
         if queries.metric == "l2":
             return _minus_distance(lengths, products, norms)

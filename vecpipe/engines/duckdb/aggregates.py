@@ -21,6 +21,8 @@ from vecpipe.engines.duckdb.native.collect import Group, Part
 from vecpipe.engines.duckdb.native.kinds import Gathered, Merged, Totals, moments_sketch
 from vecpipe.engines.duckdb.native.memory import ANY, BIGINT, BLOB, DOUBLE, FLOAT, UUID, VARCHAR
 from vecpipe.engines.duckdb.native.rows import HOLES, INFINITIES, NANS, NULLS, RAGGED
+from vecpipe.engines.duckdb.native.scalars import ScalarRegistrar, together
+from vecpipe.engines.duckdb.scores import SCORES
 from vecpipe.errors import InputError
 from vecpipe.metrics import isotropy
 from vecpipe.metrics.medoid import most_central
@@ -215,4 +217,4 @@ def _signatures() -> tuple[Signature, ...]:
 
 
 SIGNATURES = _signatures()
-EXTENSION = install(Registrar(SIGNATURES), __version__)
+EXTENSION = install(together(Registrar(SIGNATURES), ScalarRegistrar(SCORES)), __version__)

@@ -64,6 +64,20 @@ class Signature(Protocol):
         """What is called."""
 
 
+def error_text(error: BaseException, name: str) -> bytes:
+    """Return what SQL says of an exception in the callback of a function."""
+    if isinstance(error, KeyboardInterrupt):
+        _interrupt_again()
+        text = "interrupted"
+    elif isinstance(error, VecpipeError):
+        text = str(error)
+    else:
+        text = f"{type(error).__name__}: {error} (a defect in vecpipe, please report it)"
+    if not text.startswith(name):
+        text = f"{name}: {text}"
+    return text.encode(errors="replace").replace(b"\0", b"?")
+
+
 def _interrupt_again() -> None:
     """Let Ctrl-C, caught in a callback, reach the caller of execute() once the callback is over."""
     later = threading.Timer(0.05, _thread.interrupt_main)
@@ -71,7 +85,7 @@ def _interrupt_again() -> None:
     later.start()
 
 
-class _Guarded(partial):  # type: ignore[type-arg]
+class Guarded(partial):  # type: ignore[type-arg]
     """A callback target that notices an exception on the way into it.
 
     Ctrl-C can strike before the first line of a Python function; ctypes then prints "Exception
@@ -82,6 +96,9 @@ class _Guarded(partial):  # type: ignore[type-arg]
     def __repr__(self) -> str:
         _interrupt_again()
         return "<vecpipe callback>"
+
+
+_RECENT = 1.0
 
 
 class _Exit:
@@ -96,11 +113,18 @@ class _Exit:
         self.last = 0.0
         atexit.register(self.close)
 
+    def check(self) -> None:
+        """Refuse to begin a callback once the interpreter is exiting."""
+        self.last = time.monotonic()
+        if self.closing:
+            raise VecpipeError("the interpreter is exiting")
+
     def close(self) -> None:
         """Refuse further chunks and wait, at most two seconds, until no callback came for 50 ms."""
         self.closing = True
         start = time.monotonic()
-        while slots.ARENAS and time.monotonic() - start < 2.0:
+        recent = start - self.last < _RECENT
+        while (slots.ARENAS or recent) and time.monotonic() - start < 2.0:
             time.sleep(0.01)
             if time.monotonic() - max(self.last, start) > 0.05:
                 break
@@ -133,8 +157,8 @@ class _Shared:
             except BaseException as error:
                 extension.note("dropping aggregate states", error)
 
-        self.size, self.init = immortal(STATE_SIZE(_Guarded(size))), immortal(STATE_INIT(_Guarded(init)))
-        self.destroy = immortal(DESTROY(_Guarded(destroy)))
+        self.size, self.init = immortal(STATE_SIZE(Guarded(size))), immortal(STATE_INIT(Guarded(init)))
+        self.destroy = immortal(DESTROY(Guarded(destroy)))
 
 
 class _Callbacks:
@@ -145,26 +169,12 @@ class _Callbacks:
         columns = range(len(signature.parameters))
         reader, writer, set_error = Reader(api), Writer(api), api.aggregate_function_set_error
         chunk_size, chunk_vector = api.data_chunk_get_size, api.data_chunk_get_vector
-        again, close_unused = _interrupt_again, slots.close_unused
-        leaving, clock, one_thread = EXIT, time.monotonic, one_blas_thread
-
-        def check_exit() -> None:
-            if leaving.closing:
-                leaving.last = clock()
-                raise VecpipeError("the interpreter is exiting")
+        close_unused, describe, check_exit, one_thread = slots.close_unused, error_text, EXIT.check, one_blas_thread
 
         def fail(info: int, error: BaseException) -> None:
-            if isinstance(error, KeyboardInterrupt):
-                again()
-                text = "interrupted"
-            elif isinstance(error, VecpipeError):
-                text = str(error)
-            else:
-                text = f"{type(error).__name__}: {error} (a defect in vecpipe, please report it)"
-            if not text.startswith(aggregate.name):
-                text = f"{aggregate.name}: {text}"
+            text = describe(error, aggregate.name)
             close_unused()
-            set_error(info, text.encode(errors="replace").replace(b"\0", b"?"))
+            set_error(info, text)
 
         def update(info: int, chunk: int, states: int) -> None:
             try:
@@ -197,11 +207,12 @@ class _Callbacks:
             except BaseException as error:
                 fail(info, error)
 
-        self.update, self.combine = immortal(UPDATE(_Guarded(update))), immortal(COMBINE(_Guarded(combine)))
-        self.finalize = immortal(FINALIZE(_Guarded(finalize)))
+        self.update, self.combine = immortal(UPDATE(Guarded(update))), immortal(COMBINE(Guarded(combine)))
+        self.finalize = immortal(FINALIZE(Guarded(finalize)))
 
 
-def _address(callback: Any) -> Any:
+def address_of(callback: Any) -> Any:
+    """Return the address that DuckDB calls."""
     return ctypes.cast(callback, ctypes.c_void_p)
 
 
@@ -247,10 +258,10 @@ class Registrar:
                 api.aggregate_function_add_parameter(function, logical)
             api.aggregate_function_set_return_type(function, returned)
             api.aggregate_function_set_functions(
-                function, _address(self.shared.size), _address(self.shared.init), _address(callbacks.update),
-                _address(callbacks.combine), _address(callbacks.finalize),
+                function, address_of(self.shared.size), address_of(self.shared.init), address_of(callbacks.update),
+                address_of(callbacks.combine), address_of(callbacks.finalize),
             )  # fmt: skip
-            api.aggregate_function_set_destructor(function, _address(self.shared.destroy))
+            api.aggregate_function_set_destructor(function, address_of(self.shared.destroy))
             api.aggregate_function_set_special_handling(function)
             if api.add_aggregate_function_to_set(functions, function) != 0:
                 raise RuntimeError("DuckDB refused an overload")

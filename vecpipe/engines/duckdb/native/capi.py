@@ -1,6 +1,6 @@
 """The C API of the DuckDB that this process has loaded, reached through ctypes.
 
-What lives here: the few C API v1 functions that aggregates need, their types, and the static
+What lives here: the few C API v1 functions that native functions need, their types, and the static
 extension through which functions reach every database that is opened afterwards. What a function
 computes lives elsewhere; this module knows neither vectors nor specs.
 """
@@ -60,6 +60,14 @@ _ACCESSORS: dict[str, tuple[Any, list[Any]]] = {
     "duckdb_aggregate_function_set_functions": (None, [_P, _P, _P, _P, _P, _P]),
     "duckdb_aggregate_function_set_destructor": (None, [_P, _P]),
     "duckdb_aggregate_function_set_special_handling": (None, [_P]),
+    "duckdb_scalar_function_set_error": (None, [_P, c_char_p]),
+    "duckdb_create_scalar_function": (_P, []),
+    "duckdb_destroy_scalar_function": (None, [_P]),
+    "duckdb_scalar_function_set_name": (None, [_P, c_char_p]),
+    "duckdb_scalar_function_add_parameter": (None, [_P, _P]),
+    "duckdb_scalar_function_set_return_type": (None, [_P, _P]),
+    "duckdb_scalar_function_set_function": (None, [_P, _P]),
+    "duckdb_scalar_function_set_special_handling": (None, [_P]),
     "duckdb_create_aggregate_function_set": (_P, [c_char_p]),
     "duckdb_destroy_aggregate_function_set": (None, [_P]),
     "duckdb_add_aggregate_function_to_set": (c_int, [_P, _P]),
@@ -69,6 +77,7 @@ _BLOCKING: dict[str, tuple[Any, list[Any]]] = {
     "duckdb_connect": (c_int, [_P, _P]),
     "duckdb_disconnect": (None, [_P]),
     "duckdb_register_aggregate_function_set": (c_int, [_P, _P]),
+    "duckdb_register_scalar_function": (c_int, [_P, _P]),
     "duckdb_register_static_extension": (c_int32, [_P]),
     "duckdb_library_version": (c_char_p, []),
 }
@@ -79,6 +88,7 @@ UPDATE = ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_void_p)
 COMBINE = ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_void_p, c_uint64)
 FINALIZE = ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_void_p, c_uint64, c_uint64)
 DESTROY = ctypes.CFUNCTYPE(None, c_void_p, c_uint64)
+EXECUTE = ctypes.CFUNCTYPE(None, c_void_p, c_void_p, c_void_p)
 
 
 class _Descriptor(ctypes.Structure):

@@ -32,8 +32,11 @@ Mask = NDArray[np.bool_]
 class _Memory:
     __slots__ = ("__array_interface__",)
 
-    def __init__(self, address: int, count: int, typestr: str) -> None:
-        self.__array_interface__ = {"data": (address, False), "shape": (count,), "typestr": typestr, "version": 3}
+    def __init__(self, address: int, count: int, typestr: str, step: int | None = None) -> None:
+        self.__array_interface__ = {
+            "data": (address, False), "shape": (count,), "typestr": typestr, "version": 3,
+            "strides": None if step is None else (step,),
+        }  # fmt: skip
 
 
 def array_at(address: int | None, count: int, typestr: str) -> NDArray[Any]:
@@ -41,6 +44,20 @@ def array_at(address: int | None, count: int, typestr: str) -> NDArray[Any]:
     if not count or not address:
         return np.empty(0, typestr)
     return np.asarray(_Memory(address, count, typestr))
+
+
+def gather(addresses: NDArray[np.uint64], width: int) -> NDArray[np.uint8]:
+    """Copy ``width`` bytes from each address, ``(n, width)``.
+
+    One call: each that lets go of the interpreter's lock wakes other threads, which costs more than it copies. The
+    view spans everything between the first and the last address, mapped or not; only the rows are read.
+    """
+    if not len(addresses):
+        return np.empty((0, width), np.uint8)
+    first = int(addresses.min())
+    offsets = (addresses - np.uint64(first)).view(np.int64)
+    span = np.asarray(_Memory(first, int(offsets.max()) + 1, f"|V{width}", 1))
+    return np.asarray(span[offsets]).view(np.uint8).reshape(len(addresses), width)
 
 
 def type_name(type_id: int) -> str:

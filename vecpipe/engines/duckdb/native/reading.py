@@ -1,4 +1,4 @@
-"""Columns of an input chunk to NumPy: vectors of every layout, weights, ids, texts.
+"""Columns of an input chunk to NumPy: vectors of every layout, codes, weights, ids, texts.
 
 Type ids are read before any data, and a type that is not understood is an error, never a guess.
 """
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vecpipe.arrays import wrong_code_length
 from vecpipe.engines.duckdb.native.capi import Api
 from vecpipe.engines.duckdb.native.memory import (
     ARRAY,
@@ -23,6 +24,7 @@ from vecpipe.engines.duckdb.native.memory import (
     WIDE,
     Mask,
     array_at,
+    gather,
     type_name,
 )
 from vecpipe.errors import InputError
@@ -73,11 +75,10 @@ def _hugeints(table: NDArray[Any]) -> NDArray[np.float64]:
 
 
 class Reader:
-    """Reads the columns of an aggregate's input chunk."""
+    """Reads the columns of an input chunk."""
 
     def __init__(self, api: Api) -> None:
         self.api = api
-        self._handle = ctypes.c_void_p()
 
     def _free_type(self, handle: int) -> None:
         self.api.free(self.api.destroy_logical_type, handle)
@@ -230,3 +231,41 @@ class Reader:
             return distinct, None
         index = {value: i for i, value in enumerate(distinct)}
         return distinct, np.fromiter((index[value] for value in values), np.intp, count)
+
+    def by_value(self, vector: int, count: int) -> list[tuple[bytes, NDArray[np.intp] | None]]:
+        """Return each distinct value of a VARCHAR column with its rows (None for all); NULL rows are left out."""
+        valid = self.validity(vector, count)
+        if valid is None:
+            entries = ctypes.string_at(self.api.vector_get_data(vector), 16 * count)
+            if entries == entries[:16] * count:
+                size = int.from_bytes(entries[:4], "little")
+                one = entries[4 : 4 + size] if size <= 12 else self.strings(vector, np.zeros(1, np.int64))[0]
+                return [(one, None)]
+        rows = np.arange(count) if valid is None else np.flatnonzero(valid)
+        found: dict[bytes, list[int]] = {}
+        for row, value in zip(rows.tolist(), self.strings(vector, rows), strict=True):
+            found.setdefault(value, []).append(row)
+        return [(value, np.array(at, np.intp)) for value, at in found.items()]
+
+    def codes(
+        self, vector: int, count: int, rows: NDArray[np.intp] | None, width: int, column: str
+    ) -> NDArray[np.uint8]:
+        """Read values of one length from a BLOB column: ``(m, width)``, at rows (None for all) that are not NULL.
+
+        Raises
+        ------
+        InputError
+            A value has another length.
+        """
+        base = self.api.vector_get_data(vector)
+        lengths = array_at(base, 4 * count, "<u4")[::4]
+        lengths = lengths if rows is None else lengths[rows]
+        wrong = lengths != width
+        if wrong.any():
+            at = int(wrong.argmax())
+            raise wrong_code_length(column, at if rows is None else int(rows[at]), int(lengths[at]), width)
+        if width <= 12:
+            inline = array_at(base, 16 * count, "|u1").reshape(count, 16)[:, 4 : 4 + width]
+            return np.ascontiguousarray(inline if rows is None else inline[rows])
+        addresses = array_at(base, 2 * count, "<u8")[1::2]
+        return gather(addresses if rows is None else addresses[rows], width)
