@@ -22,7 +22,7 @@ _PIPE_WIDTH = 160
 
 def message(error: Exception) -> str:
     """Return an error's own words, without what the layers it came through have put around them."""
-    return _IN_UDF.sub("", str(error)).strip()
+    return _IN_UDF.sub("", str(error)).strip().removeprefix("Invalid Input Error: ")
 
 
 def console() -> Console:
