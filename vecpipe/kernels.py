@@ -30,6 +30,20 @@ def _blas() -> Any:
     return ThreadpoolController().select(user_api="blas")
 
 
+def _set_threads(library: Any, count: int) -> None:
+    """Set the threads of a BLAS library from whichever thread this is.
+
+    threadpoolctl lets only the thread that first set a limit change it and passes over all others; here any thread
+    may be the first in or the last out, and the guard keeps them apart.
+    """
+    release = getattr(library, "clear_controlling_thread", None)
+    if release is not None:
+        release(force=True)
+    library.set_num_threads(count)
+    if release is not None:
+        release(force=True)
+
+
 class _BlasGuard:
     """Counts the threads inside ``one_blas_thread``: the first in sets BLAS to one thread.
 
@@ -53,7 +67,7 @@ class _BlasGuard:
                 libraries = _blas().lib_controllers
                 self._before = [library.get_num_threads() for library in libraries]
                 for library in libraries:
-                    library.set_num_threads(1)
+                    _set_threads(library, 1)
 
     def leave(self) -> None:
         with self._lock:
@@ -78,7 +92,7 @@ class _BlasGuard:
                 self._wait(rest)
                 return
             for library, count in zip(_blas().lib_controllers, self._before, strict=True):
-                library.set_num_threads(count)
+                _set_threads(library, count)
             self._before = None
 
 

@@ -13,6 +13,9 @@ from typing import Any, Self
 from rich.console import Console
 from rich.table import Table
 
+_PAUSE = 0.25
+"""Seconds before each run: BLAS has its threads back by then, so that a peer is not measured with one."""
+
 
 def medians(tasks: Mapping[str, Callable[[], Any]], runs: int) -> dict[str, float]:
     """Return the median seconds of each task, run in turns after one run of each to warm up."""
@@ -21,6 +24,7 @@ def medians(tasks: Mapping[str, Callable[[], Any]], runs: int) -> dict[str, floa
     seconds: dict[str, list[float]] = {name: [] for name in tasks}
     for _ in range(runs):
         for name, task in tasks.items():
+            time.sleep(_PAUSE)
             start = time.perf_counter()
             task()
             seconds[name].append(time.perf_counter() - start)
