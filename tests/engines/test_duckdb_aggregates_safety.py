@@ -371,4 +371,7 @@ def test_ctrl_c_reaches_the_caller():
         "except duckdb.Error:\n    try:\n        nap(); raise SystemExit(4)\n    except KeyboardInterrupt: pass\n"
         "con.close(); assert not slots.ARENAS\n"
     )
-    assert python(code) == (0, "")
+    status, noise = python(code)
+    assert status == 0
+    # An interrupt that strikes before the first line of a callback is reported by ctypes, and raised again by us.
+    assert noise == "" or (noise.startswith("Exception ignored on calling") and noise.endswith("KeyboardInterrupt: "))
