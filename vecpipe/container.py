@@ -176,11 +176,3 @@ def check_arrays(
         array = arrays.get(name, np.zeros(0))
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ModelFormatError(f"{where}: array {name} holds NaN or infinity")
-
-
-def record(data: bytes) -> dict[str, Any]:
-    """Return the record of bytes written by ``write``, without reading the arrays or checking the hash."""
-    found = _head(data).get("record")
-    if not isinstance(found, dict):
-        raise ModelFormatError("the record is missing")
-    return found

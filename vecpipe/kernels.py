@@ -144,17 +144,6 @@ def squared_norms(X: Float32) -> Float32:
     return np.asarray(np.einsum("ij,ij->i", X, X), dtype=np.float32)
 
 
-def integer_products(codes: npt.NDArray[np.int8], queries: npt.NDArray[np.int8]) -> npt.NDArray[np.int32]:
-    """Return ``(m, n) int32`` dot products of ``(n, d) int8`` codes with ``(m, d) int8`` queries."""
-    products = numkong.dots_packed(codes, numkong.dots_pack(np.ascontiguousarray(queries)))
-    return np.asarray(products).T
-
-
-def hamming(codes: npt.NDArray[np.uint8], query: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """Return ``(n,)`` counts of differing bits between ``(n, B) uint8`` codes and one ``(B,) uint8`` code."""
-    return np.asarray(np.bitwise_count(np.bitwise_xor(codes, query)).sum(axis=1, dtype=np.int64))
-
-
 class DigitQuery:
     """A float query as two int8 digits a dimension, for integer products with int8 codes.
 

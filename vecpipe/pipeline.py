@@ -430,8 +430,3 @@ def _fit_data(sketch: Sketch, queries: FitData | None) -> FitData:
         return kept.rows, kept.weights
 
     return FitData(sketch.dim, sketch.count, sample, sketch.moments, queries, sketch.mean)
-
-
-def peek(data: bytes) -> dict[str, Any]:
-    """Return the record of a model's bytes without reading its arrays or checking its hash."""
-    return container.record(data)

@@ -97,7 +97,6 @@ class BottomK:
         self.full = False
         self._compact = True
         self._small: Sample | None = None
-        self._dim = dim
         self._size = 0
         self._limit = np.uint64(0xFFFFFFFFFFFFFFFF)
         self._rows = np.empty((0, dim), np.float32)

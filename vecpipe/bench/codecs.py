@@ -13,8 +13,6 @@ from vecpipe.errors import VecpipeError
 from vecpipe.evaluate import Evaluation, evaluate
 from vecpipe.operators import registry
 
-BUDGETS = (48, 64, 96, 128, 192, 256, 384)
-
 
 def specs(dim: int, budgets: tuple[int, ...]) -> Iterator[str]:
     """Yield the specs to try on vectors of this width: the flagship at each budget, and the others as they are."""

@@ -12,8 +12,6 @@ from vecpipe.arrays import Float32
 from vecpipe.evaluate import Collection, Evaluation, measure
 from vecpipe.metrics.retrieval import top_places
 
-SLOW = ("PQ", "OPQ")
-
 
 def faiss_specs(dim: int, *, slow: bool) -> list[str]:
     """Return index strings to compare with; the product quantisers train for minutes and are left out unless asked."""

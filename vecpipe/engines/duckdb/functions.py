@@ -318,8 +318,6 @@ def _transform(model: Any, v: Any, on_invalid: Any) -> Any:
             (at, *found.transform(values, valid))
             for at, found, values, valid in _rows_by_model(model, v, on_invalid, "vec_transform")
         ]
-    if len(parts) == 1 and parts[0][0] is None:
-        return to_vectors(parts[0][1], parts[0][2])
     return _scatter(len(v), parts, to_vectors, pa.list_(pa.float32()))
 
 
@@ -329,8 +327,6 @@ def _encode(model: Any, v: Any, on_invalid: Any) -> Any:
             (at, *found.encode(values, valid))
             for at, found, values, valid in _rows_by_model(model, v, on_invalid, "vec_encode")
         ]
-    if len(parts) == 1 and parts[0][0] is None:
-        return to_codes(parts[0][1], parts[0][2])
     return _scatter(len(v), parts, to_codes, pa.binary())
 
 
@@ -345,8 +341,6 @@ def _decode(model: Any, code: Any) -> Any:
             else:
                 codes, valid = from_codes(items, found.bytes_per_vector, column="vec_decode: code")
                 parts.append((at, found.decode(codes), valid))
-    if len(parts) == 1 and parts[0][0] is None:
-        return to_vectors(parts[0][1], parts[0][2])
     return _scatter(len(code), parts, to_vectors, pa.list_(pa.float32()))
 
 
@@ -365,6 +359,8 @@ def _scatter(
     kind: Any,
 ) -> Any:
     """Put the results of groups back into row order, as a column; rows of no group are NULL."""
+    if len(parts) == 1 and parts[0][0] is None:
+        return column_of(parts[0][1], parts[0][2])
     if len({values.shape[1] for _, values, _ in parts}) != 1:
         return _reorder(n, [(at, column_of(values, valid)) for at, values, valid in parts], kind)
     together = np.zeros((n, parts[0][1].shape[1]), parts[0][1].dtype)
