@@ -29,8 +29,6 @@ def sketch_of(*batches: np.ndarray, weights: list[np.ndarray] | None = None) -> 
 
 def assert_same_sketch(a: Sketch, b: Sketch, exact: bool = True) -> None:
     assert (a.count, a.nulls, a.invalid, a.zeros) == (b.count, b.nulls, b.invalid, b.zeros)
-    np.testing.assert_array_equal(a.minimum, b.minimum)
-    np.testing.assert_array_equal(a.maximum, b.maximum)
     assert a.norm_sum == pytest.approx(b.norm_sum, rel=1e-9)
     ours, theirs = a.sample(), b.sample()
     np.testing.assert_array_equal(ours.hashes, theirs.hashes)
@@ -188,8 +186,6 @@ def test_rows_that_do_not_count_are_counted():
     sketch.add(to_rows(values, on_invalid="null"), np.array([1.0, 5.0, 1.0, 5.0, 5.0]))
     assert (sketch.count, sketch.nulls, sketch.invalid, sketch.zeros) == (2, 1, 2, 1)
     assert sketch.weight_sum == 2
-    np.testing.assert_array_equal(sketch.minimum, [0, 0])
-    np.testing.assert_array_equal(sketch.maximum, [1, 2])
 
 
 def test_an_empty_sketch_goes_to_bytes_and_back_and_merges():
@@ -287,7 +283,6 @@ def test_a_sketch_for_moments_alone_gives_the_same_fit_and_lets_the_sample_go(mo
         for start in range(0, len(X), 5_000):
             sketch.update(X[start : start + 5_000])
     np.testing.assert_allclose(light.moments().scatter, kept.moments().scatter, rtol=1e-6, atol=1e-3)
-    np.testing.assert_array_equal(light.maximum, kept.maximum)
     assert fit_sketch(light, "center | pca(2)").info == fit_sketch(kept, "center | pca(2)").info
     with pytest.raises(FitError, match="moments only"):
         light.sample()

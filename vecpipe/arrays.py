@@ -65,6 +65,7 @@ def to_rows(
     dim: int | None = None,
     on_invalid: OnInvalid = "error",
     first_row: int = 0,
+    check_finite: bool = True,
 ) -> Rows:
     """Turn a column of vectors into a matrix.
 
@@ -82,6 +83,8 @@ def to_rows(
         ``"error"`` raises on a row that breaks a rule, ``"null"`` counts it and treats it as NULL.
     first_row
         Number of the first row, for errors.
+    check_finite
+        False leaves it to the caller to find NaN and infinities; only where they are an error.
 
     Raises
     ------
@@ -91,7 +94,7 @@ def to_rows(
     if isinstance(data, np.ndarray):
         if data.ndim != 2:
             raise InputError(f"{column}: expected a 2-D array (rows, dimensions), got shape {data.shape}")
-        return _finish(_as_float32(data, column), None, 0, column, dim, on_invalid, first_row)
+        return _finish(_as_float32(data, column), None, 0, column, dim, on_invalid, first_row, check_finite)
     array = _arrow(data, column)
     if pa.types.is_fixed_size_list(array.type):
         values, valid, nulls, ragged = _from_fixed(array, column, dim)
@@ -103,7 +106,7 @@ def to_rows(
     if ragged.size:
         valid = np.ones(len(values), dtype=bool) if valid is None else valid
         valid[ragged] = False
-    rows = _finish(values, valid, nulls, column, dim, on_invalid, first_row)
+    rows = _finish(values, valid, nulls, column, dim, on_invalid, first_row, check_finite)
     return Rows(rows.values, rows.valid, rows.nulls, rows.invalid + int(ragged.size))
 
 
@@ -266,12 +269,13 @@ def _finish(
     dim: int | None,
     on_invalid: OnInvalid,
     first_row: int,
+    check_finite: bool,
 ) -> Rows:
     """Check width and finiteness; zero the rows that do not count."""
     check_width(values.shape[1], dim, column)
     if valid is not None:
         values = np.where(valid[:, None], values, np.float32(0))
-    bad = nonfinite_rows(values)
+    bad = nonfinite_rows(values) if check_finite else _NO_ROWS
     if bad.size == 0:
         return Rows(values, valid, nulls, 0)
     if on_invalid == "error":

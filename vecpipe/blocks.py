@@ -10,10 +10,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from vecpipe.arrays import Float32, Float64
+from vecpipe.errors import InputError
 from vecpipe.moments import BlockSums
 from vecpipe.sample import Hashes, hash_sums, mix_hashes
 
 _PIECE_BYTES = 384 << 10
+
+
+class NotFiniteError(InputError):
+    """A row of a block holds NaN or an infinite value."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +30,6 @@ class BlockLook:
     hashes : (n,) uint64
     squares : (n,) float64
         Squared lengths.
-    low, high : (d,) float32
-        Extrema of each dimension.
     weights : (n,) float64
     total, third : (d,) float64
         Sums of w x and of w |x|^2 x.
@@ -34,8 +37,6 @@ class BlockLook:
 
     hashes: Hashes
     squares: Float64
-    low: Float32
-    high: Float32
     weights: Float64
     total: Float64
     third: Float64
@@ -50,33 +51,36 @@ class BlockLook:
 
 
 def look(X: Float32, weights: Float64 | None, *, hashing: bool = True) -> BlockLook:
-    """Pass over a block once, in pieces that stay in cache: hashes, squared norms, extrema, first and third sums.
+    """Pass over a block once, in pieces that stay in cache: hashes, squared norms, first and third sums.
 
     Without ``hashing`` the hashes are left out.
+
+    Raises
+    ------
+    NotFiniteError
+        A row holds NaN or an infinite value; nothing has been made of the block.
     """
     n, d = X.shape
     rows = max(16, _PIECE_BYTES // (4 * d))
     filled = np.ones(n) if weights is None else weights
     sums_low, sums_high, squares = np.empty(n, np.uint64), np.empty(n, np.uint64), np.empty(n, np.float32)
-    low, high = np.full(d, np.inf, np.float32), np.full(d, -np.inf, np.float32)
     total, third = np.zeros(d), np.zeros(d)
     for start in range(0, n, rows):
         part = slice(start, start + rows)
         piece = X[part]
         if hashing:
             sums_low[part], sums_high[part] = hash_sums(piece)
-        np.einsum("ij,ij->i", piece, piece, out=squares[part])
-        np.minimum(low, piece.min(axis=0), out=low)
-        np.maximum(high, piece.max(axis=0), out=high)
-        pulls = np.empty((2, len(piece)), np.float32)
-        pulls[0], pulls[1] = filled[part], filled[part] * squares[part]
-        with np.errstate(over="ignore", invalid="ignore"):  # BlockSums.off_centre finds what overflows
-            first_and_third = pulls @ piece
-        total += first_and_third[0]
-        third += first_and_third[1]
+        with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is found below
+            square = np.vecdot(piece, piece, out=squares[part])
+            weight = filled[part].astype(np.float32)
+            total += weight @ piece
+            third += (weight * square) @ piece  # BlockSums.off_centre finds what overflows
     hashes = mix_hashes(sums_low, sums_high) if hashing else sums_low
     wide = squares.astype(np.float64)
     beyond = np.flatnonzero(~np.isfinite(squares))
     if beyond.size:
+        bad = beyond[~np.isfinite(X[beyond]).all(axis=1)]
+        if bad.size:
+            raise NotFiniteError(f"vectors: row {int(bad[0])} of a block holds NaN or an infinite value")
         wide[beyond] = np.einsum("ij,ij->i", X[beyond].astype(np.float64), X[beyond].astype(np.float64))
-    return BlockLook(hashes, wide, low, high, filled, total, third)
+    return BlockLook(hashes, wide, filled, total, third)

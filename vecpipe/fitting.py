@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vecpipe.arrays import Float64, OnInvalid, Rows, to_rows
+from vecpipe.blocks import NotFiniteError
 from vecpipe.errors import FitError, InputError
 from vecpipe.kernels import one_blas_thread
 from vecpipe.pipeline import Model, fit_sketch, needs_sample
@@ -123,9 +124,22 @@ def sketch_source(
     pending: list[Future[None]] = []
     row = 0
 
-    def work(sketch: Sketch, rows: Rows, weights: Float64 | None) -> None:
+    # The sketch looks at every number anyway: rows that are not finite are an error it finds without another pass.
+    checked = on_invalid != "error"
+
+    def read(batch: Any, dim: int | None, first: int, *, check: bool) -> Rows:
+        data = batch.column(name)
+        return to_rows(data, column=name, dim=dim, on_invalid=on_invalid, first_row=first, check_finite=check)
+
+    def work(sketch: Sketch, batch: Any, first: int) -> None:
         try:
-            sketch.add(rows, weights)
+            rows = read(batch, sketch.dim, first, check=checked)
+            weights = None if weight is None else _weights(batch, weight, first, rows)
+            try:
+                sketch.add(rows, weights)
+            except NotFiniteError:
+                read(batch, sketch.dim, first, check=True)
+                raise
         finally:
             slots.release()
 
@@ -133,19 +147,16 @@ def sketch_source(
         for batch in source.batches:
             if batch.num_rows == 0:
                 continue
-            dim = None if sketch is None else sketch.dim
-            rows = to_rows(batch.column(name), column=name, dim=dim, on_invalid=on_invalid, first_row=row)
             if sketch is None:
-                if rows.nulls == len(rows):
-                    row += len(rows)
+                first = read(batch, None, row, check=False)
+                if first.nulls == len(first):
+                    row += len(first)
                     continue
-                sketch = Sketch(rows.dim, keep_sample=keep_sample)
+                sketch = Sketch(first.dim, keep_sample=keep_sample)
                 sketch.nulls += row
-            weights = None if weight is None else _weights(batch, weight, row, rows)
             slots.acquire()
-            pending = [done for done in pending if not _finished(done)]
-            pending.append(pool.submit(work, sketch, rows, weights))
-            row += len(rows)
+            pending = [*_unfinished(pending), pool.submit(work, sketch, batch, row)]
+            row += batch.num_rows
             if progress is not None:
                 progress(row, source.rows)
         for future in pending:
@@ -155,12 +166,16 @@ def sketch_source(
     return sketch
 
 
-def _finished(future: Future[None]) -> bool:
-    """Whether a task is over; raises what it raised."""
-    if not future.done():
-        return False
-    future.result()
-    return True
+def _unfinished(pending: list[Future[None]]) -> list[Future[None]]:
+    """Return the tasks still under way; raises the error of the earliest rows, whichever thread met one first."""
+    left = []
+    for task in pending:
+        if not task.done():
+            left.append(task)
+        elif task.exception() is not None:
+            for earlier in pending:
+                earlier.result()
+    return left
 
 
 def _weights(batch: Any, weight: str, row: int, rows: Rows) -> Float64:

@@ -1,6 +1,6 @@
 """The mergeable one-pass summary that every fit starts from.
 
-A sketch holds weighted moments, extrema, counts of rows that do not count, and a uniform sample chosen by content
+A sketch holds weighted moments, counts of rows that do not count, and a uniform sample chosen by content
 hash. It knows nothing of operators: it is what a stream of rows leaves behind.
 """
 
@@ -35,8 +35,8 @@ class Sketch:
     dim
         Width of the vectors.
     keep_sample
-        False for fits that need moments alone (``pipeline.needs_sample``): the sample is given up once it no longer
-        holds the whole stream, and hashing with it.
+        False for fits that need moments alone (``pipeline.needs_sample``): the sample is given up, and hashing with
+        it, once moments are accumulated.
 
     Attributes
     ----------
@@ -46,7 +46,6 @@ class Sketch:
         NULL rows, rows turned to NULL for breaking a rule, and zero vectors (these count).
     weight_sum, norm_sum : float
         Sums of the weights, and of the weighted lengths.
-    minimum, maximum : (d,) float32
     """
 
     def __init__(self, dim: int, *, keep_sample: bool = True) -> None:
@@ -59,8 +58,6 @@ class Sketch:
         self.zeros = 0
         self.weight_sum = 0.0
         self.norm_sum = 0.0
-        self.minimum = np.full(dim, np.inf, np.float32)
-        self.maximum = np.full(dim, -np.inf, np.float32)
         self._kept = BottomK(dim)
         self._stream_from = min(_MOMENTS_FROM, self._kept.capacity)
         self._streamed: MomentSum | None = None
@@ -78,12 +75,12 @@ class Sketch:
         self.update(rows.kept(), weights)
 
     def update(self, X: Float32, weights: Float64 | None = None) -> None:
-        """Add ``(n, d) float32`` rows, all finite, with weights ``(n,)`` where there are any.
+        """Add ``(n, d) float32`` rows with weights ``(n,)`` where there are any.
 
         Raises
         ------
         InputError
-            Another width than the sketch's, or a weight that is negative, NaN or infinite.
+            Another width than the sketch's, a row that is not finite, or a weight that is negative, NaN or infinite.
         """
         if X.shape[1] != self.dim:
             raise InputError(f"vectors have {X.shape[1]} dimensions, but the fit began with {self.dim}")
@@ -102,22 +99,21 @@ class Sketch:
             self.zeros += int((about.squares == 0).sum())
             self.weight_sum += float(about.weights.sum())
             self.norm_sum += float(np.sqrt(about.squares) @ about.weights)
-            np.minimum(self.minimum, about.low, out=self.minimum)
-            np.maximum(self.maximum, about.high, out=self.maximum)
             if self._streamed is None and len(self._kept) + len(X) > self._stream_from:
                 self._stream()
             if sums is not None and self._streamed is not None:
                 self._streamed.add_block(sums, X, weights)
             elif self._streamed is not None:
                 self._queue(X, weights)
-            if not self._given_up:
+            if self._streamed is not None and not self._keep_sample:
+                self._give_up()
+            elif not self._given_up:
                 self._kept.add(X, about.hashes, None, about.weights)
-                if self._kept.full and not self._keep_sample:
-                    self._give_up()
 
     def _give_up(self) -> None:
-        """Let the sample go; from here on the sketch has moments, extrema and counts."""
-        self._given_up, self._kept = True, BottomK(self.dim)
+        """Let the sample go; from here on the sketch has moments and counts."""
+        if not self._given_up:
+            self._given_up, self._kept = True, BottomK(self.dim)
 
     def _stream(self) -> None:
         """Begin to accumulate moments, from the rows kept so far (all there were)."""
@@ -215,8 +211,6 @@ class Sketch:
             self.zeros += other.zeros
             self.weight_sum += other.weight_sum
             self.norm_sum += other.norm_sum
-            np.minimum(self.minimum, other.minimum, out=self.minimum)
-            np.maximum(self.maximum, other.maximum, out=self.maximum)
             if self._streamed is None and (
                 moments is not None or len(self._kept) + len(theirs.rows) > self._stream_from
             ):
@@ -224,7 +218,7 @@ class Sketch:
             if self._streamed is not None:
                 self._flush()
                 self._streamed.add(moments or _exact_moments(theirs, self.dim))
-            if self._given_up or other._given_up:
+            if self._given_up or other._given_up or (self._streamed is not None and not self._keep_sample):
                 self._give_up()
                 return
             self._kept.add(theirs.rows, theirs.hashes, theirs.counts, theirs.weights)
@@ -240,8 +234,6 @@ class Sketch:
             "rows": sample.rows,
             "counts": sample.counts,
             "weights": sample.weights,
-            "minimum": self.minimum,
-            "maximum": self.maximum,
         }
         if not self.whole:
             moments = self.moments()
@@ -284,8 +276,6 @@ class Sketch:
             "rows": (np.float32, (m, dim)),
             "counts": (np.int64, (m,)),
             "weights": (np.float64, (m,)),
-            "minimum": (np.float32, (dim,)),
-            "maximum": (np.float32, (dim,)),
         }
         if "scatter" in arrays:
             shapes |= {"mean": (np.float64, (dim,)), "scatter": (np.float64, (dim, dim))}
@@ -293,7 +283,6 @@ class Sketch:
         container.check_arrays(arrays, shapes, finite=("rows", "weights", "mean", "scatter", "third", "sums"))
         if m > sample_capacity(dim):
             raise ModelFormatError(f"sketch: a sample of {m} rows is larger than {sample_capacity(dim)}")
-        sketch.minimum, sketch.maximum = arrays["minimum"].copy(), arrays["maximum"].copy()
         sketch._kept.add(arrays["rows"], arrays["hashes"], arrays["counts"], arrays["weights"])
         if "scatter" in arrays:
             weight, squared, fourth = (float(value) for value in arrays["sums"])
