@@ -42,6 +42,6 @@ CREATE OR REPLACE MACRO vec_search(
     WHERE _vec_score IS NOT NULL
       AND (model IS NULL OR code IS NULL OR _vec_is_newest(
               _vec_query(model, q, metric),
-              (SELECT arg_max(m.hash, m.version) FROM vecpipe.models AS m WHERE m.name = model)))
+              (SELECT max(m.version) FROM vecpipe.models AS m WHERE m.name = model)))
     ORDER BY _vec_score DESC
     LIMIT k;

@@ -10,7 +10,7 @@ from vecpipe.engines.duckdb import handles
 from vecpipe.errors import EngineError, ModelNotFoundError
 from vecpipe.pipeline import Model
 
-_NEWEST = "SELECT model FROM vecpipe.models WHERE name = $1 ORDER BY version DESC LIMIT 1"
+_NEWEST = "SELECT arg_max(model, version), max(version) FROM vecpipe.models WHERE name = $1"
 _NEWEST_HASH = "SELECT version, hash FROM vecpipe.models WHERE name = $1 ORDER BY version DESC LIMIT 1"
 _INSERT = "INSERT INTO vecpipe.models (name, model) VALUES ($1, $2) RETURNING version"
 _NAMES = "SELECT DISTINCT name FROM vecpipe.models ORDER BY name"
@@ -41,12 +41,17 @@ def load_model(con: duckdb.DuckDBPyConnection, name: str) -> Model:
     ModelNotFoundError
         There is none that the connection can see; the message lists the names there are.
     """
-    rows = run(con, _NEWEST, [name]).fetchall()
-    if not rows:
+    return newest_model(con, name)[0]
+
+
+def newest_model(con: duckdb.DuckDBPyConnection, name: str) -> tuple[Model, int]:
+    """Return the newest model of a name and its version; errors as in ``load_model``."""
+    data, version = run(con, _NEWEST, [name]).fetchone()
+    if data is None:
         names = model_names(con)
         there = f"there are: {', '.join(names[:20])}" if names else "vecpipe.models is empty"
         raise ModelNotFoundError(f"no model is named {name!r}; {there}")
-    return handles.model_of(handles.keep_model(rows[0][0]))
+    return handles.model_of(handles.keep_model(data)), int(version)
 
 
 def model_names(con: duckdb.DuckDBPyConnection) -> list[str]:

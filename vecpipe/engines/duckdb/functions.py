@@ -419,9 +419,9 @@ def _scores(items: Any, query: Any, *, raw: bool) -> Any:
 
 def _is_newest(query: Any, newest: Any) -> Any:
     """Return true for handles of the newest model that the transaction sees; an error for others."""
-    for handle, hash_seen in {(q, h) for q, h in zip(query.to_pylist(), newest.to_pylist(), strict=True)}:
-        model = None if handle is None else query_of(handle).model
-        if model is not None and hash_seen is not None and model.hash != hash_seen:
+    for handle, seen in {(q, v) for q, v in zip(query.to_pylist(), newest.to_pylist(), strict=True)}:
+        version = None if handle is None else query_of(handle).version
+        if version is not None and seen is not None and version != seen:
             raise ModelNotFoundError(
                 "this transaction has stored another version of the model, and a search plans with committed models "
                 "only: COMMIT before searching codes of the new version"
@@ -460,6 +460,6 @@ _HAND_WRITTEN = (
     Scalar("_vec_encode", "handle, v, on_invalid", "BLOB", "Behind vec_encode.", _encode),
     Scalar("_vec_decode", "handle, code", "FLOAT[]", "Behind vec_decode.", _decode),
     Scalar("_vec_score", "code, query", "FLOAT", "Behind vec_score.", _score),
-    Scalar("_vec_is_newest", "query, hash", "BOOLEAN", "Behind vec_search.", _is_newest),
+    Scalar("_vec_is_newest", "query, version", "BOOLEAN", "Behind vec_search.", _is_newest),
     Scalar("_vec_exact", "v, query", "FLOAT", "Behind vec_exact.", _exact),
 )

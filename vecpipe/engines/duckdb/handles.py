@@ -81,8 +81,9 @@ _QUERIES: _Shelf[Query] = _Shelf("q", _limit("VECPIPE_QUERY_CACHE_BYTES", 512 <<
 class Query:
     """One query, prepared: raw for exact scores, carried through a model for scores of codes."""
 
-    def __init__(self, model: Model | None, q: Float32, metric: Metric) -> None:
+    def __init__(self, model: Model | None, q: Float32, metric: Metric, version: int | None = None) -> None:
         self.model = model
+        self.version = version
         self.raw = q
         self.metric = metric
         self.queries: Queries | None = None if model is None else model.prepare(q, metric)
@@ -142,11 +143,14 @@ def _query_side_of(model: Model) -> QuerySide:
     return QuerySide(model.steps, model.dim, model.info)
 
 
-def keep_query(model: Model | None, q: Float32, metric: Metric) -> str:
-    """Prepare a query ``(1, d) float32`` and return its handle; the same query gives the same handle."""
+def keep_query(model: Model | None, q: Float32, metric: Metric, version: int | None = None) -> str:
+    """Prepare a query ``(1, d) float32`` and return its handle; the same query gives the same handle.
+
+    ``version`` is that of the model in the catalog it was found in.
+    """
     name = "" if model is None else model.hash
-    content = hashlib.sha256(q.tobytes() + f"{name}{metric}".encode()).digest()
-    return _QUERIES.handle(content) or _QUERIES.put(content, Query(model, q, metric), 16 * q.shape[1] + 8_192)
+    content = hashlib.sha256(q.tobytes() + f"{name}{metric}{version}".encode()).digest()
+    return _QUERIES.handle(content) or _QUERIES.put(content, Query(model, q, metric, version), 16 * q.shape[1] + 8_192)
 
 
 def query_of(handle: str) -> Query:

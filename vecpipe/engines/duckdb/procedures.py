@@ -74,24 +74,25 @@ def _query(open_cursor: OpenCursor) -> Callable[..., Any]:
     def query(model: Any, q: Any, metric: Any) -> Any:
         rows = to_rows(q, column="vec_query: q")
         prepared: list[str | None] = []
-        models: dict[str | None, Model | None] = {None: None}
+        models: dict[str | None, tuple[Model | None, int | None]] = {None: (None, None)}
         for at, (name, wanted) in enumerate(zip(model.to_pylist(), metric.to_pylist(), strict=True)):
             if rows.valid is not None and not rows.valid[at]:
                 prepared.append(None)
                 continue
             if name not in models:
                 models[name] = _committed_model(open_cursor, str(name))
-            handle = handles.keep_query(models[name], rows.values[at : at + 1], metric_named(wanted))
+            found, version = models[name]
+            handle = handles.keep_query(found, rows.values[at : at + 1], metric_named(wanted), version)
             prepared.append(handle)
         return pa.array(prepared, pa.string())
 
     return query
 
 
-def _committed_model(open_cursor: OpenCursor, name: str) -> Model:
+def _committed_model(open_cursor: OpenCursor, name: str) -> tuple[Model, int]:
     cursor = open_cursor()
     try:
-        return catalog.load_model(cursor, name)
+        return catalog.newest_model(cursor, name)
     except LookupError as error:
         raise type(error)(
             f"{error} (a model of a transaction that has not committed cannot be searched with: COMMIT first)"
