@@ -154,9 +154,13 @@ class DigitQuery:
     ----------
     weights : (m, d) float
         Queries, already multiplied by whatever scale the codes have per dimension.
+    shift : (m,) float64
+        What every product gains.
     """
 
-    def __init__(self, weights: Float64) -> None:
+    def __init__(self, weights: Float64, shift: Float64 | None = None) -> None:
+        self._shift = np.zeros(len(weights)) if shift is None else shift
+        self._only_shift = float(self._shift[0]) if len(weights) == 1 else 0.0
         peak = np.abs(weights).max(axis=1, keepdims=True, initial=0.0)
         self.scale = np.where(peak > 0, peak / 127.0, 1.0)
         scaled = weights / self.scale
@@ -174,11 +178,15 @@ class DigitQuery:
         """Return ``(m, n) float32`` products with ``(n, d) int8`` codes."""
         both = np.asarray(numkong.dots_packed(np.ascontiguousarray(codes), self._packed))
         if self.count == 1:
-            sums = both @ self._mix  # one call for a batch: threads that score share the interpreter's lock
-            return sums.T.astype(np.float32)
+            # As few calls as can be: threads that score share the interpreter's lock.
+            out = np.empty((1, len(both)), np.float32)
+            np.add(both @ self._mix[:, 0], self._only_shift, out=out[0], casting="same_kind")
+            return out
         wide = both.T
         sums = wide[: self.count] + wide[self.count : 2 * self.count] / 254.0
-        return np.asarray(sums * self.scale, dtype=np.float32)
+        sums *= self.scale
+        sums += self._shift[:, None]
+        return sums.astype(np.float32)
 
 
 class HalfQuery:

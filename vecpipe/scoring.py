@@ -34,13 +34,16 @@ class Queries:
     prepared
         What the codec made of them.
     offset : (m,) float32
-        What every score gains because the codes are moved.
+        What every product gains because the codes are moved.
+    divided : bool
+        Whether the prepared queries have been divided by their lengths.
     """
 
     moved: Float32
     prepared: Any
     offset: Float32
     metric: Metric
+    divided: bool = False
 
     # Worked out once: a scan scores thousands of batches, and every call holds the interpreter's lock.
 
@@ -59,12 +62,6 @@ class Queries:
     def lengths(self) -> Float32:
         """The ``(m, 1)`` squared lengths."""
         return kernels.squared_norms(self.moved)[:, None]
-
-    @cached_property
-    def inverse_lengths(self) -> Float32:
-        """The ``(m, 1)`` inverse lengths; NaN where a query is zero."""
-        lengths = self.lengths
-        return np.divide(1, np.sqrt(lengths), out=np.full_like(lengths, np.nan), where=lengths > 0)
 
 
 class Coding:
@@ -102,11 +99,16 @@ class Coding:
     def prepare(self, moved: Float32, metric: Metric) -> Queries:
         """Prepare queries ``(m, k)`` that have come through the steps before; NaN rows have no direction."""
         ready = np.nan_to_num(moved)
+        divided = metric == "cosine" and self._unit_rows
+        if divided:  # products are cosines then, without another pass over each batch
+            lengths = np.sqrt(kernels.squared_norms(ready))[:, None]
+            ready = np.divide(ready, lengths, out=np.zeros_like(ready), where=lengths > 0)
+            moved = np.where(lengths > 0, moved, np.float32(np.nan))
         offset = np.zeros(len(moved), dtype=np.float32)
         if self._turn is not None and self._centre is not None:
             offset = (ready.astype(np.float64) @ self._centre[0].astype(np.float64)).astype(np.float32)
             ready = self._turned(ready)
-        return Queries(moved, self.codec.prepare(ready), offset, metric)
+        return Queries(moved, self.codec.prepare(ready), offset, metric, divided)
 
     def _turned(self, X: Float32) -> Float32:
         assert self._turn is not None
@@ -132,10 +134,7 @@ class Coding:
             products += queries.offset[:, None]
         if queries.lost is not None:
             products[queries.lost] = np.nan
-        if queries.metric == "ip":
-            return products
-        if queries.metric == "cosine" and self._unit_rows:
-            products *= queries.inverse_lengths
+        if queries.metric == "ip" or queries.divided:
             return products
         lengths = queries.lengths
         norms = self.squared_norms(codes)

@@ -235,5 +235,5 @@ def test_gathered_rows(order):
         "one": np.array([7]),
         "none": np.empty(0, np.int64),
     }[order]
-    addresses = (rows.ctypes.data + 20 * wanted).astype(np.uint64)
+    addresses = (rows.ctypes.data + 20 * wanted).astype(np.int64)
     np.testing.assert_array_equal(gather(addresses, 20), rows[wanted])

@@ -87,14 +87,14 @@ class _Ranges(Codec):
         return np.asarray(self.state["low"] + self._half * self.state["step"].astype(np.float64))
 
     def prepare(self, Q: Float32) -> Any:
-        """Return the queries as integer digits, and what the ranges add to every score."""
+        """Return the queries as integer digits, with what the ranges add to every score."""
         wide = Q.astype(np.float64)
-        return DigitQuery(wide * self.state["step"].astype(np.float64)), wide @ self._middle()
+        return DigitQuery(wide * self.state["step"].astype(np.float64), wide @ self._middle())
 
     def score(self, prepared: Any, codes: Bytes) -> Float32:
         """Return inner products by integer arithmetic, ``(m, n) float32``."""
-        digits, shift = prepared
-        return np.asarray(digits.dot(self._signed(codes)) + shift[:, None], dtype=np.float32)
+        products: Float32 = prepared.dot(self._signed(codes))
+        return products
 
     def squared_norms(self, codes: Bytes) -> Float32:
         """Return ``(n,)`` squared norms of the decoded vectors, a cache-sized block of levels at a time."""
@@ -158,16 +158,16 @@ class Int8(_Ranges):
         return codes[:, :-4].view(np.int8).astype(np.float32) * absmax_scales(codes)[:, None]
 
     def prepare(self, Q: Float32) -> Any:
-        """Return the queries as integer digits, and what the ranges add to every score."""
+        """Return the queries as integer digits, with what the ranges add to every score."""
         if self.scale == "vector":
-            return DigitQuery(Q.astype(np.float64)), np.zeros(len(Q))
+            return DigitQuery(Q.astype(np.float64))
         return super().prepare(Q)
 
     def score(self, prepared: Any, codes: Bytes) -> Float32:
         """Return inner products by integer arithmetic, ``(m, n) float32``."""
         if self.scale == "vector":
             levels = codes[:, :-4].view(np.int8)
-            return np.asarray(prepared[0].dot(levels) * absmax_scales(codes), dtype=np.float32)
+            return np.asarray(prepared.dot(levels) * absmax_scales(codes), dtype=np.float32)
         return super().score(prepared, codes)
 
     def squared_norms(self, codes: Bytes) -> Float32:
@@ -245,14 +245,14 @@ class Binary(Codec):
         return np.where(self._bits(codes) > 0, size, -size)
 
     def prepare(self, Q: Float32) -> Any:
-        """Return the queries as integer digits, and their sums."""
+        """Return the queries as integer digits, with their sums to take away."""
         wide = Q.astype(np.float64) / np.sqrt(self.dim)
-        return DigitQuery(2.0 * wide), wide.sum(axis=1)
+        return DigitQuery(2.0 * wide, -wide.sum(axis=1))
 
     def score(self, prepared: Any, codes: Bytes) -> Float32:
         """Return inner products of float queries with the signs, ``(m, n) float32``."""
-        digits, total = prepared
-        return np.asarray(digits.dot(self._bits(codes).view(np.int8)) - total[:, None], dtype=np.float32)
+        products: Float32 = prepared.dot(self._bits(codes).view(np.int8))
+        return products
 
     def squared_norms(self, codes: Bytes) -> Float32:
         """Return ones."""

@@ -5,6 +5,7 @@ Views point into DuckDB's memory and are valid only inside the callback that got
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -46,18 +47,30 @@ def array_at(address: int | None, count: int, typestr: str) -> NDArray[Any]:
     return np.asarray(_Memory(address, count, typestr))
 
 
-def gather(addresses: NDArray[np.uint64], width: int) -> NDArray[np.uint8]:
+_LOWEST, _ADDRESSES, _NARROW = 4096, 1 << 48, 8192
+
+
+@lru_cache(maxsize=64)
+def _everywhere(width: int) -> NDArray[Any]:
+    """Return a view of all addresses there can be, as items of ``width`` bytes, one beginning at each."""
+    return np.asarray(_Memory(_LOWEST, _ADDRESSES - _LOWEST, f"|V{width}", 1))
+
+
+def gather(addresses: NDArray[np.int64], width: int) -> NDArray[np.uint8]:
     """Copy ``width`` bytes from each address, ``(n, width)``.
 
     One call: each that lets go of the interpreter's lock wakes other threads, which costs more than it copies. The
-    view spans everything between the first and the last address, mapped or not; only the rows are read.
+    view spans far more than is mapped; only the rows are read.
     """
     if not len(addresses):
         return np.empty((0, width), np.uint8)
-    first = int(addresses.min())
-    offsets = (addresses - np.uint64(first)).view(np.int64)
-    span = np.asarray(_Memory(first, int(offsets.max()) + 1, f"|V{width}", 1))
-    return np.asarray(span[offsets]).view(np.uint8).reshape(len(addresses), width)
+    if width <= _NARROW:  # NumPy counts the bytes of a view by its items, and those of wide ones would overflow
+        picked = _everywhere(width)[addresses - _LOWEST]
+    else:
+        first = int(addresses.min())
+        offsets = addresses - first
+        picked = np.asarray(_Memory(first, int(offsets.max()) + 1, f"|V{width}", 1))[offsets]
+    return np.asarray(picked).view(np.uint8).reshape(len(addresses), width)
 
 
 def type_name(type_id: int) -> str:

@@ -258,14 +258,24 @@ class Reader:
             A value has another length.
         """
         base = self.api.vector_get_data(vector)
-        lengths = array_at(base, 4 * count, "<u4")[::4]
-        lengths = lengths if rows is None else lengths[rows]
-        wrong = lengths != width
-        if wrong.any():
-            at = int(wrong.argmax())
-            raise wrong_code_length(column, at if rows is None else int(rows[at]), int(lengths[at]), width)
+        if rows is not None or not _even_lengths(base, count, width):
+            lengths = array_at(base, 4 * count, "<u4")[::4]
+            lengths = lengths if rows is None else lengths[rows]
+            wrong = lengths != width
+            if wrong.any():
+                at = int(wrong.argmax())
+                raise wrong_code_length(column, at if rows is None else int(rows[at]), int(lengths[at]), width)
         if width <= 12:
             inline = array_at(base, 16 * count, "|u1").reshape(count, 16)[:, 4 : 4 + width]
             return np.ascontiguousarray(inline if rows is None else inline[rows])
-        addresses = array_at(base, 2 * count, "<u8")[1::2]
+        addresses = array_at(base, 2 * count, "<i8")[1::2]
         return gather(addresses if rows is None else addresses[rows], width)
+
+
+def _even_lengths(base: int, count: int, width: int) -> bool:
+    """Whether all strings of a vector have ``width`` bytes.
+
+    Compared as bytes: it is asked for every chunk, and NumPy would hand the interpreter's lock around for it.
+    """
+    heads = ctypes.string_at(base, 16 * count)
+    return all(heads[at::16] == bytes([byte]) * count for at, byte in enumerate(width.to_bytes(4, "little")))
