@@ -8,6 +8,7 @@ window's segment tree combines one state into many. An arena goes when its last 
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import threading
 from collections.abc import Callable
@@ -38,6 +39,9 @@ def split(slot: int) -> tuple[Arena, int]:
 
 def by_arena(ids: Ids) -> list[tuple[Arena, NDArray[np.intp] | None, Locals]]:
     """Group slot numbers by arena: (arena, positions or None for all, local indices)."""
+    if len(ids) == 1:
+        arena, local = split(int(ids[0]))
+        return [(arena, None, np.array([local], np.int64))]
     numbers = (ids >> _SHIFT).astype(np.int64)
     low = (ids & _LOW).astype(np.int64)
     if (numbers == numbers[0]).all():
@@ -55,7 +59,9 @@ class States:
     def __init__(self, address: int, count: int) -> None:
         self.pointers = array_at(address, count, "<u8")
         first = int(self.pointers[0])
-        self.single = count == 1 or bool((self.pointers == first).all())
+        # Compared as bytes: it is asked for every chunk, and NumPy would hand the interpreter's lock around for it.
+        entries = ctypes.string_at(address, 8 * count)
+        self.single = count == 1 or entries == entries[:8] * count
         if self.single:
             self.memory, self.index = array_at(first, 1, "<u8"), np.zeros(1, np.int64)
         else:
@@ -186,6 +192,10 @@ def retain(slot: int) -> int:
 def claim(states: States, arena: Arena) -> Ids:
     """Return a slot of its own for each entry: new where there was none, a fork where it was shared."""
     ids = states.read()
+    if len(ids) == 1 and ids[0]:
+        home, slot = split(int(ids[0]))
+        if home.refs[slot] == 1:
+            return ids
     if (ids == 0).any():
         empty = np.flatnonzero(ids == 0)
         places, first = np.unique(states.index[empty], return_index=True)
