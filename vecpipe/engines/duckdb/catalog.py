@@ -46,7 +46,7 @@ def load_model(con: duckdb.DuckDBPyConnection, name: str) -> Model:
 
 def newest_model(con: duckdb.DuckDBPyConnection, name: str) -> tuple[Model, int]:
     """Return the newest model of a name and its version; errors as in ``load_model``."""
-    data, version = run(con, _NEWEST, [name]).fetchone()
+    [(data, version)] = run(con, _NEWEST, [name]).fetchall()
     if data is None:
         names = model_names(con)
         there = f"there are: {', '.join(names[:20])}" if names else "vecpipe.models is empty"
