@@ -12,7 +12,7 @@ import secrets
 import threading
 from collections import OrderedDict
 from functools import lru_cache
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -76,6 +76,7 @@ def _limit(variable: str, default: int) -> int:
 
 _MODELS: _Shelf[Model] = _Shelf("m", _limit("VECPIPE_MODEL_CACHE_BYTES", 4 << 30))
 _QUERIES: _Shelf[Query] = _Shelf("q", _limit("VECPIPE_QUERY_CACHE_BYTES", 512 << 20))
+_JOINS: _Shelf[Any] = _Shelf("j", _limit("VECPIPE_JOIN_CACHE_BYTES", 1 << 30))
 
 
 class Query:
@@ -167,3 +168,25 @@ def query_of(handle: str) -> Query:
             f"query handle {handle[:32]!r} is not known in this process; call vec_query(model, q) in the same statement"
         )
     return query
+
+
+def keep_join(join: Any, name: bytes, size: int) -> str:
+    """Keep the state of one run of a join, and return its handle."""
+    return _JOINS.put(name, join, size)
+
+
+def join_of(handle: str) -> Any:
+    """Return the state of a join.
+
+    Raises
+    ------
+    ModelNotFoundError
+        Many joins at once have pushed it out of the cache, or another process made it.
+    """
+    join = _JOINS.get(handle)
+    if join is None:
+        raise ModelNotFoundError(
+            "vec_knn_join: its queries have been pushed out of memory by other joins: set VECPIPE_JOIN_CACHE_BYTES "
+            "to more, or run fewer at once"
+        )
+    return join

@@ -1,0 +1,50 @@
+-- The nearest rows of one table for each row of another.
+
+-- For each row of queries its k nearest rows of docs: query_id, id, rank (from 1), score (larger is closer). Ties go to
+-- the smaller id. Tables, views or CTEs by name; a filter on either side is a CTE. The queries are held in memory.
+--   id, emb  names of the columns of ids and of vectors, in both
+--   code     column of codes in docs, scored through the model, instead of its vectors
+--   within   column in both whose values must be equal: the nearest rows of the same tenant, language, day
+--   self     queries and docs are the same rows: a row does not find itself
+CREATE OR REPLACE MACRO vec_knn_join(
+    queries, docs, k := 10, id := 'id', emb := 'emb', code := NULL, model := NULL, metric := 'cosine',
+    within := NULL, self := false
+) AS TABLE
+    WITH _vec_asked AS MATERIALIZED (
+        SELECT COLUMNS(lambda c: lower(c) = lower(id)) AS _vec_id,
+               COLUMNS(lambda c: lower(c) = lower(emb)) AS _vec_emb,
+               CASE WHEN within IS NULL THEN NULL
+                    ELSE COLUMNS(lambda c: lower(c) = lower(coalesce(within, id)))::VARCHAR END AS _vec_key,
+               (row_number() OVER ())::INTEGER - 1 AS _vec_at
+        FROM query_table(queries)
+    ),
+    _vec_found AS (
+        SELECT _vec_id, unnest(_vec_pairs) AS _vec_pair
+        FROM (
+            SELECT _vec_id,
+                   _vec_offer(
+                       (SELECT _vec_gather(
+                            list(_vec_emb ORDER BY _vec_at), list(_vec_key ORDER BY _vec_at),
+                            CASE WHEN code IS NULL THEN NULL ELSE _vec_model(model) END,
+                            CASE WHEN self THEN k + 1 ELSE k END, metric)
+                        FROM _vec_asked),
+                       _vec_id, _vec_v, _vec_key) AS _vec_pairs
+            FROM (
+                SELECT COLUMNS(lambda c: lower(c) = lower(id)) AS _vec_id,
+                       COLUMNS(lambda c: lower(c) = lower(coalesce(code, emb))) AS _vec_v,
+                       CASE WHEN within IS NULL THEN NULL
+                            ELSE COLUMNS(lambda c: lower(c) = lower(coalesce(within, id)))::VARCHAR END AS _vec_key
+                FROM query_table(docs)
+            )
+        )
+        WHERE len(_vec_pairs) > 0
+    )
+    SELECT query_id, _vec_id AS id, rank, score
+    FROM (
+        SELECT _vec_asked._vec_id AS query_id, _vec_found._vec_id, _vec_pair.score AS score, _vec_at,
+               row_number() OVER (PARTITION BY _vec_at ORDER BY _vec_pair.score DESC, _vec_found._vec_id) AS rank
+        FROM _vec_found JOIN _vec_asked ON _vec_at = _vec_pair.query
+        WHERE NOT self OR _vec_asked._vec_id::VARCHAR IS DISTINCT FROM _vec_found._vec_id::VARCHAR
+    )
+    WHERE rank <= k
+    ORDER BY _vec_at, rank;

@@ -1,0 +1,153 @@
+"""The functions behind ``vec_knn_join``: queries are gathered once, documents are offered to them batch by batch."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vecpipe.arrays import Bytes, Float32, Mask, from_codes, to_rows
+from vecpipe.engines.duckdb import handles
+from vecpipe.engines.duckdb.functions import Scalar, metric_named
+from vecpipe.errors import InputError, SpecError
+from vecpipe.kernels import one_blas_thread
+from vecpipe.search.candidates import Candidates, Pairs
+
+_OFFERED = "STRUCT(query INTEGER, score FLOAT)[]"
+
+
+class Join:
+    """The queries of one run of a join: their running bar, and which of them have which key."""
+
+    def __init__(self, candidates: Candidates, keys: Any | None) -> None:
+        self.candidates = candidates
+        self.keys: Any | None = None
+        if keys is not None:
+            encoded = keys.dictionary_encode()
+            codes = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+            order = np.argsort(codes, kind="stable")
+            bounds = np.searchsorted(codes[order], np.arange(len(encoded.dictionary) + 1))
+            self.keys = encoded.dictionary
+            self.members = [order[low:high] for low, high in zip(bounds[:-1], bounds[1:], strict=True)]
+
+    def groups(self, keys: Any, valid: Mask | None) -> Iterator[tuple[npt.NDArray[np.int64], Any]]:
+        """Yield the rows that each group of queries may find, with those queries (None for all)."""
+        if self.keys is None:
+            if valid is None:
+                yield np.arange(len(keys)), None
+            else:
+                yield np.flatnonzero(valid), None
+            return
+        codes = pc.index_in(_flat(keys).cast(self.keys.type), self.keys).fill_null(-1).to_numpy(zero_copy_only=False)
+        if valid is not None:
+            codes = np.where(valid, codes, -1)
+        order = np.argsort(codes, kind="stable")
+        found, starts = np.unique(codes[order], return_index=True)
+        for code, low, high in zip(found.tolist(), starts, np.append(starts[1:], len(order)), strict=True):
+            if code >= 0:
+                yield order[low:high], self.members[code]
+
+
+def scalars() -> Iterator[Scalar]:
+    """Yield the functions; each call of them counts."""
+    for name, arguments, returns, function in (
+        ("_vec_gather", "vectors, keys, model, k, metric", "VARCHAR", _gather),
+        ("_vec_offer", "handle, id, v, key", _OFFERED, _offer),
+    ):
+        yield Scalar(name, arguments, returns, "Behind vec_knn_join.", function, volatile=True)
+
+
+def _flat(column: Any) -> Any:
+    if not isinstance(column, pa.ChunkedArray):
+        return column
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _whole_number(value: Any, least: int) -> int:
+    if not isinstance(value, int) or value < least:
+        raise SpecError(f"vec_knn_join: k is {value!r}; expected a whole number of at least {least}")
+    return value
+
+
+def _gather(vectors: Any, keys: Any, model: Any, k: Any, metric: Any) -> Any:
+    made: list[str | None] = []
+    for lists, texts, handle, kept, name in zip(
+        _flat(vectors), _flat(keys), model.to_pylist(), k.to_pylist(), metric.to_pylist(), strict=True
+    ):
+        if not lists.is_valid:
+            made.append(None)
+            continue
+        rows = to_rows(lists.values, column="vec_knn_join: emb of queries")
+        if rows.valid is not None:
+            rows.values[~rows.valid] = np.nan
+        found = None if handle is None else handles.model_of(handle)
+        if found is not None and rows.dim != found.dim:
+            raise InputError(f"vec_knn_join: queries have {rows.dim} dimensions, the model takes {found.dim}")
+        wanted = _whole_number(kept, 1)
+        with one_blas_thread():
+            candidates = Candidates(rows.values, wanted, metric_named(name), found)
+        alone = texts.values if texts.is_valid and texts.values.null_count < len(texts.values) else None
+        made.append(handles.keep_join(Join(candidates, alone), secrets.token_bytes(16), candidates.nbytes))
+    return pa.array(made, pa.string())
+
+
+def _offer(handle: Any, ids: Any, v: Any, key: Any) -> Any:
+    names = set(handle.unique().to_pylist())
+    if names == {None} or not names:
+        return pa.nulls(len(v), _list_type())
+    if len(names) > 1:
+        raise SpecError("vec_knn_join: a batch belongs to several joins")
+    join: Join = handles.join_of(names.pop())
+    values, valid = _rows(join.candidates, v)
+
+    def rank() -> npt.NDArray[np.int64]:
+        flat = _flat(ids)
+        try:
+            order = pc.array_sort_indices(flat).to_numpy()
+        except pa.ArrowException:
+            raise InputError(
+                f"vec_knn_join: id: ties are broken by id, and values of type {flat.type} have no order; "
+                "name a column of numbers or text"
+            ) from None
+        ranks = np.empty(len(order), np.int64)
+        ranks[order] = np.arange(len(order))
+        return ranks
+
+    parts = []
+    with one_blas_thread():
+        for at, queries in join.groups(key, valid):
+            whole = len(at) == len(values)
+            pairs = join.candidates.offer(
+                values if whole else values[at], rank if whole else lambda at=at: rank()[at], queries
+            )
+            parts.append(pairs if whole else Pairs(at[pairs.rows], pairs.queries, pairs.scores))
+    return _lists(len(v), Pairs.join(parts))
+
+
+def _rows(candidates: Candidates, v: Any) -> tuple[Float32 | Bytes, Mask | None]:
+    """Return what a batch holds: codes where the model writes them, vectors otherwise."""
+    model = candidates.model
+    if model is not None and model.codec is not None:
+        return from_codes(v, model.bytes_per_vector, column="vec_knn_join: code")
+    dim = candidates.Q.shape[1] if model is None else model.output_dim
+    rows = to_rows(v, column="vec_knn_join: emb", dim=dim)
+    return rows.values, rows.valid
+
+
+def _list_type() -> Any:
+    return pa.list_(pa.struct([("query", pa.int32()), ("score", pa.float32())]))
+
+
+def _lists(count: int, pairs: Pairs) -> Any:
+    order = np.argsort(pairs.rows, kind="stable")
+    ends = np.cumsum(np.bincount(pairs.rows, minlength=count))
+    offsets = np.concatenate([[0], ends]).astype(np.int32)
+    items = pa.StructArray.from_arrays(
+        [pa.array(pairs.queries[order].astype(np.int32)), pa.array(pairs.scores[order])], names=["query", "score"]
+    )
+    return pa.ListArray.from_arrays(pa.array(offsets), items)

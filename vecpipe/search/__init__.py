@@ -1,0 +1,1 @@
+"""Retrieval over vectors and codes, with no engine in sight."""

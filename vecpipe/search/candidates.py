@@ -1,0 +1,233 @@
+"""Which rows of a stream can be among the k best of each of many queries, told block by block, from several threads.
+
+A block is scored by one matrix product. What it holds that cannot be beaten by what came before is scored again, pair
+by pair in float64, so that a score does not depend on the block it was computed in, and ties are ties. The best k scores
+of each query are kept as the bar for later blocks; the rows themselves are not kept. No engine is in sight.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from vecpipe import kernels
+from vecpipe.arrays import Bytes, Float32, Float64
+from vecpipe.pipeline import Model
+from vecpipe.sample import row_hashes
+from vecpipe.scoring import Metric
+
+Places = npt.NDArray[np.int64]
+Ranks = Callable[[], Places]
+
+_QUERY_ROWS = 1_024
+_PAIRS = 8_192
+_MANY = 8
+_HALF_ULP = 2.0**-24
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Candidates: which row of the block goes with which query, and its score.
+
+    Attributes
+    ----------
+    rows, queries : (c,) int64
+    scores : (c,) float32
+    """
+
+    rows: Places
+    queries: Places
+    scores: Float32
+
+    @staticmethod
+    def join(parts: list[Pairs]) -> Pairs:
+        """Return all of them together."""
+        if len(parts) == 1:
+            return parts[0]
+        none = np.empty(0, np.int64)
+        return Pairs(
+            np.concatenate([none, *(part.rows for part in parts)]),
+            np.concatenate([none, *(part.queries for part in parts)]),
+            np.concatenate([np.empty(0, np.float32), *(part.scores for part in parts)]),
+        )
+
+
+class Candidates:
+    """The running bar of ``(m, d)`` queries: the k-th best score of each so far.
+
+    Parameters
+    ----------
+    Q : (m, d) float32
+        Queries; a row of NaN finds nothing.
+    k
+        How many rows each query is to find.
+    metric
+        cosine, ip or l2; larger is closer.
+    model
+        Where the rows that are offered are codes: the model that wrote them.
+    """
+
+    def __init__(self, Q: Float32, k: int, metric: Metric, model: Model | None = None) -> None:
+        self.k, self.metric, self.model = k, metric, model
+        self.Q = Q
+        self._wide_norms = np.sqrt(np.vecdot(Q.astype(np.float64), Q.astype(np.float64)))
+        self._best = np.full((len(Q), k), -np.inf, np.float32)
+        self._lock = threading.Lock()
+        self._scaled = Q
+        if metric == "cosine":
+            with np.errstate(invalid="ignore", divide="ignore"):
+                self._scaled = (Q / self._wide_norms[:, None]).astype(np.float32)
+        self._prepared = None if model is None else [model.prepare(Q[part], metric) for part in self._parts(len(Q))]
+
+    @staticmethod
+    def _parts(count: int) -> list[slice]:
+        return [slice(start, min(start + _QUERY_ROWS, count)) for start in range(0, count, _QUERY_ROWS)]
+
+    @property
+    def nbytes(self) -> int:
+        """Memory it takes, about."""
+        return 4 * self.Q.nbytes + self._best.nbytes
+
+    def offer(self, rows: Float32 | Bytes, rank: Ranks, among: Places | None = None) -> Pairs:
+        """Return the pairs that rank among the k best of their query so far, at most k of each query.
+
+        Parameters
+        ----------
+        rows : (n, d) float32 vectors, or (n, B) uint8 codes where there is a model
+        rank
+            Gives ``(n,)`` distinct numbers, asked for only when scores tie: the row with the smaller one wins.
+        among : (q,) int64
+            The queries that may find these rows; None for all of them.
+        """
+        chosen = np.arange(len(self.Q)) if among is None else among
+        parts = []
+        for number, part in enumerate(self._parts(len(chosen))):
+            which = chosen[part]
+            if self.model is None:
+                parts.append(self._vectors(np.asarray(rows, np.float32), which, rank))
+            else:
+                assert self._prepared is not None
+                whole = among is None
+                queries = self._prepared[number] if whole else self.model.prepare(self.Q[which], self.metric)
+                parts.append(self._codes(self.model.score(queries, rows), which, rank))
+        return Pairs.join(parts)
+
+    def _codes(self, scores: Float32, which: Places, rank: Ranks) -> Pairs:
+        """Choose by the scores themselves: those of codes do not depend on the block."""
+        np.copyto(scores, -np.inf, where=np.isnan(scores))
+        low = np.maximum(self._bar(which), np.float32(np.finfo(np.float32).min))
+        hit = scores >= self._raised(scores, low, 0.0)[:, None]
+        queries, rows = np.nonzero(hit)
+        return self._keep(which, queries, rows, scores[queries, rows], rank)
+
+    def _vectors(self, X: Float32, which: Places, rank: Ranks) -> Pairs:
+        wide = np.sqrt(np.vecdot(X, X, dtype=np.float64))
+        queries, rows = self._near(X, wide, which)
+        if len(rows) > 2 * _MANY * (self.k + 1) * max(1, len(which)):
+            # Far more rows than can win: copies of each other, most likely. Of equal rows the first k are enough.
+            kept = _first_copies(X, rank(), self.k)
+            if len(kept) < len(X):
+                queries, rows = self._near(X[kept], wide[kept], which)
+                rows = kept[rows]
+        return self._keep(which, queries, rows, self._exact(X, wide, which[queries], rows), rank)
+
+    def _near(self, X: Float32, norms: Float64, which: Places) -> tuple[Places, Places]:
+        """Return pairs that may reach the bar, whatever rounding did to the product."""
+        everyone = len(which) == len(self.Q)
+        Q = self._scaled if everyone else self._scaled[which]
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            scores = kernels.inner_products(Q, X)
+            unit = _HALF_ULP * (X.shape[1] + 8)
+            narrow = norms.astype(np.float32)
+            slack: Float32 | float
+            if self.metric == "cosine":
+                scores *= np.float32(1) / np.where(narrow > 0, narrow, np.float32(np.nan))
+                slack = 2 * unit
+            elif self.metric == "ip":
+                slack = np.float32(unit) * np.outer(self._wide_norms[which], norms).astype(np.float32)
+            else:  # minus the squared distance
+                both = self._wide_norms[which][:, None] ** 2 + norms**2
+                scores = (2.0 * scores - both).astype(np.float32)
+                slack = (4 * unit * both).astype(np.float32)
+            np.copyto(scores, -np.inf, where=np.isnan(scores))
+            bar = self._bar(which)
+            if self.metric == "l2":
+                bar = -(bar * bar) * np.float32(1 + 1e-6)
+            bar = np.maximum(bar, np.float32(np.finfo(np.float32).min))
+            bar = self._raised(scores, bar, slack)
+            scores += slack
+            queries, rows = np.nonzero(scores >= bar[:, None])
+        return queries, rows
+
+    def _raised(self, scores: Float32, bar: Float32, slack: Float32 | float) -> Float32:
+        """Raise the bar of queries with many rows above it to the block's own k-th best, less what rounding may take."""
+        n = scores.shape[1]
+        if n <= self.k:
+            return bar
+        many = np.flatnonzero((scores >= bar[:, None]).sum(axis=1) > _MANY * self.k)
+        if not many.size:
+            return bar
+        surely = scores[many] - (slack if isinstance(slack, float) else slack[many])
+        bar = bar.copy()
+        bar[many] = np.maximum(bar[many], np.partition(surely, n - self.k, axis=1)[:, n - self.k])
+        return bar
+
+    def _exact(self, X: Float32, norms: Float64, queries: Places, rows: Places) -> Float32:
+        """Return the scores of pairs in float64, rounded; each pair by itself."""
+        scores = np.empty(len(rows), np.float32)
+        for start in range(0, len(rows), _PAIRS):
+            part = slice(start, start + _PAIRS)
+            q, x = self.Q[queries[part]].astype(np.float64), X[rows[part]].astype(np.float64)
+            if self.metric == "l2":
+                q -= x
+                scores[part] = -np.sqrt(np.vecdot(q, q))
+                continue
+            products = np.vecdot(q, x)
+            if self.metric == "cosine":
+                products /= self._wide_norms[queries[part]] * norms[rows[part]]
+                np.clip(products, -1.0, 1.0, out=products)
+            scores[part] = products
+        return scores
+
+    def _bar(self, which: Places) -> Float32:
+        with self._lock:
+            return self._best[which].min(axis=1)
+
+    def _keep(self, which: Places, queries: Places, rows: Places, scores: Float32, rank: Ranks) -> Pairs:
+        """Take the scores into the bar, and return the pairs at or above it, at most k of each query."""
+        if not len(rows):
+            return Pairs(rows, queries, scores)
+        order = np.lexsort((-scores, queries))
+        queries, rows, scores = queries[order], rows[order], scores[order]
+        starts = np.flatnonzero(np.concatenate([[True], queries[1:] != queries[:-1]]))
+        counts = np.diff(np.append(starts, len(queries)))
+        if counts.max() > self.k:
+            order = np.lexsort((rank()[rows], -scores, queries))
+            queries, rows, scores = queries[order], rows[order], scores[order]
+        place = np.arange(len(queries)) - np.repeat(starts, counts)
+        first = place < self.k
+        queries, rows, scores, place = queries[first], rows[first], scores[first], place[first]
+        changed = queries[place == 0]
+        fresh = np.full((len(changed), self.k), -np.inf, np.float32)
+        fresh[np.repeat(np.arange(len(changed)), np.minimum(counts, self.k)), place] = scores
+        asked = which[changed]
+        with self._lock:
+            both = np.concatenate([self._best[asked], fresh], axis=1)
+            self._best[asked] = np.partition(both, self.k, axis=1)[:, self.k :]
+            bar = self._best[which[queries]].min(axis=1)
+        kept = scores >= bar
+        return Pairs(rows[kept], which[queries[kept]], scores[kept])
+
+
+def _first_copies(X: Float32, rank: Places, k: int) -> Places:
+    """Return the rows without those that have k equals of smaller rank."""
+    _, group = np.unique(row_hashes(X + np.float32(0)), return_inverse=True)  # -0 + 0 is 0: equal rows hash alike
+    order = np.lexsort((rank, group))
+    ordered = group[order]
+    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
+    place = np.arange(len(order)) - np.repeat(starts, np.diff(np.append(starts, len(order))))
+    return np.sort(order[place < k])
