@@ -125,15 +125,15 @@ class Candidates:
         return self._keep(which, queries, rows, scores[queries, rows], rank)
 
     def _vectors(self, X: Float32, which: Places, rank: Ranks) -> Pairs:
-        wide = np.sqrt(np.vecdot(X, X, dtype=np.float64))
-        queries, rows = self._near(X, wide, which)
+        norms = _norms(X)
+        queries, rows = self._near(X, norms, which)
         if len(rows) > 2 * _MANY * (self.k + 1) * max(1, len(which)):
             # Far more rows than can win: copies of each other, most likely. Of equal rows the first k are enough.
             kept = _first_copies(X, rank(), self.k)
             if len(kept) < len(X):
-                queries, rows = self._near(X[kept], wide[kept], which)
+                queries, rows = self._near(X[kept], norms[kept], which)
                 rows = kept[rows]
-        return self._keep(which, queries, rows, self._exact(X, wide, which[queries], rows), rank)
+        return self._keep(which, queries, rows, self._exact(X, which[queries], rows), rank)
 
     def _near(self, X: Float32, norms: Float64, which: Places) -> tuple[Places, Places]:
         """Return pairs that may reach the bar, whatever rounding did to the product."""
@@ -141,7 +141,7 @@ class Candidates:
         Q = self._scaled if everyone else self._scaled[which]
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             scores = kernels.inner_products(Q, X)
-            unit = _HALF_ULP * (X.shape[1] + 8)
+            unit = 2 * _HALF_ULP * (X.shape[1] + 8)
             narrow = norms.astype(np.float32)
             slack: Float32 | float
             if self.metric == "cosine":
@@ -176,7 +176,7 @@ class Candidates:
         bar[many] = np.maximum(bar[many], np.partition(surely, n - self.k, axis=1)[:, n - self.k])
         return bar
 
-    def _exact(self, X: Float32, norms: Float64, queries: Places, rows: Places) -> Float32:
+    def _exact(self, X: Float32, queries: Places, rows: Places) -> Float32:
         """Return the scores of pairs in float64, rounded; each pair by itself."""
         scores = np.empty(len(rows), np.float32)
         for start in range(0, len(rows), _PAIRS):
@@ -188,7 +188,7 @@ class Candidates:
                 continue
             products = np.vecdot(q, x)
             if self.metric == "cosine":
-                products /= self._wide_norms[queries[part]] * norms[rows[part]]
+                products /= self._wide_norms[queries[part]] * np.sqrt(np.vecdot(x, x))
                 np.clip(products, -1.0, 1.0, out=products)
             scores[part] = products
         return scores
@@ -221,6 +221,16 @@ class Candidates:
             bar = self._best[which[queries]].min(axis=1)
         kept = scores >= bar
         return Pairs(rows[kept], which[queries[kept]], scores[kept])
+
+
+def _norms(X: Float32) -> Float64:
+    """Return ``(n,)`` lengths, from squares in float32 wherever these hold them."""
+    with np.errstate(over="ignore", under="ignore"):
+        squares = np.vecdot(X, X).astype(np.float64)
+    odd = np.flatnonzero(~((squares > 1e-30) & (squares < 1e38)))
+    if odd.size:
+        squares[odd] = np.vecdot(X[odd].astype(np.float64), X[odd].astype(np.float64))
+    return np.asarray(np.sqrt(squares))
 
 
 def _first_copies(X: Float32, rank: Places, k: int) -> Places:

@@ -1,0 +1,189 @@
+"""vec_knn_join equals brute force in float64: ids and order, ties by id."""
+
+from __future__ import annotations
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import vecpipe
+from tests.conftest import anisotropic
+
+D = 12
+
+
+def given(con: duckdb.DuckDBPyConnection, name: str, X: np.ndarray, **columns: object) -> None:
+    """Create a table of id and vectors; rows of NaN become NULL."""
+    there = ~np.isnan(X).any(axis=1)
+    flat = pa.array(np.nan_to_num(X).astype(np.float32).ravel())
+    lists = pa.FixedSizeListArray.from_arrays(flat, X.shape[1], mask=pa.array(~there))
+    con.register("given_rows", pa.table({"id": np.arange(len(X)), "emb": lists, **columns}))
+    con.execute(f"CREATE OR REPLACE TABLE {name} AS SELECT * REPLACE (emb::FLOAT[{X.shape[1]}] AS emb) FROM given_rows")
+    con.unregister("given_rows")
+
+
+def scores_of(Q: np.ndarray, X: np.ndarray, metric: str) -> np.ndarray:
+    """Return (m, n) scores of the definition in float64, rounded to float32; NaN without an answer."""
+    Q, X = Q.astype(np.float64), X.astype(np.float64)
+    if metric == "l2":
+        return -np.sqrt(((Q[:, None] - X[None]) ** 2).sum(axis=2)).astype(np.float32)
+    products = Q @ X.T
+    if metric == "cosine":
+        lengths = np.outer(np.linalg.norm(Q, axis=1), np.linalg.norm(X, axis=1))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            products = np.where(lengths > 0, products / lengths, np.nan)
+    return products.astype(np.float32)
+
+
+def expected(scores: np.ndarray, k: int) -> list[tuple[int, int, int]]:
+    """Return (query, id, rank) by brute force."""
+    out = []
+    for query, row in enumerate(scores):
+        live = np.flatnonzero(~np.isnan(row))
+        best = live[np.lexsort((live, -row[live]))][:k]
+        out += [(query, int(at), rank + 1) for rank, at in enumerate(best)]
+    return out
+
+
+def joined(con: duckdb.DuckDBPyConnection, text: str) -> list[tuple[int, int, int]]:
+    return con.execute(f"SELECT query_id, id, rank FROM vec_knn_join({text})").fetchall()
+
+
+def grid(n: int, seed: int) -> np.ndarray:
+    """Vectors of small whole numbers: many exact ties, scores the same in any arithmetic."""
+    return np.random.default_rng(seed).integers(-2, 3, (n, D)).astype(np.float32)
+
+
+SETS = {
+    "random": (anisotropic(40, D, seed=1), anisotropic(5_000, D, seed=2)),
+    "ties": (grid(30, 3), grid(6_000, 4)),
+    "copies": (grid(9, 5), np.repeat(grid(3, 6), 2_500, axis=0)),
+    "tiny": (anisotropic(3, D, seed=7), anisotropic(2, D, seed=8)),
+    "zeros": (np.concatenate([grid(4, 9), np.zeros((1, D))]), np.concatenate([np.zeros((300, D)), grid(300, 10)])),
+    "skewed": (anisotropic(10, D, seed=11), anisotropic(3_000, D, seed=12) * np.logspace(-12, 12, 3_000)[:, None]),
+    "nulls": (np.where(np.arange(9)[:, None] == 4, np.nan, grid(9, 13)), np.where(np.arange(900)[:, None] % 7 == 0, np.nan, grid(900, 14))),
+    "one dimension": (grid(5, 15)[:, :1] + 0.5, grid(4_000, 16)[:, :1]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
+@pytest.mark.parametrize("name", SETS)
+def test_the_join_is_brute_force(con: duckdb.DuckDBPyConnection, name: str, metric: str) -> None:
+    Q, X = (np.asarray(part, np.float32) for part in SETS[name])
+    given(con, "queries", Q)
+    given(con, "docs", X)
+    for threads in (1, 4):
+        con.execute(f"SET threads = {threads}")
+        found = joined(con, f"'queries', 'docs', k := 7, metric := '{metric}'")
+        assert found == expected(scores_of(Q, X, metric), 7)
+
+
+def test_scores_are_those_of_the_definition(con: duckdb.DuckDBPyConnection) -> None:
+    Q, X = SETS["random"]
+    given(con, "queries", Q)
+    given(con, "docs", X)
+    for metric in ("cosine", "ip", "l2"):
+        rows = con.execute(
+            f"SELECT query_id, id, score FROM vec_knn_join('queries', 'docs', k := 3, metric := '{metric}')"
+        ).fetchall()
+        scores = scores_of(Q.astype(np.float32), X.astype(np.float32), metric)
+        np.testing.assert_allclose([s for *_, s in rows], [scores[q, i] for q, i, _ in rows], rtol=2e-7)
+
+
+@pytest.mark.parametrize("share", [1.0, 0.1, 1e-3])
+def test_filters_on_both_sides_are_ctes(con: duckdb.DuckDBPyConnection, share: float) -> None:
+    Q, X = (part.astype(np.float32) for part in SETS["random"])
+    given(con, "queries", Q)
+    given(con, "docs", X)
+    every = round(1 / share)
+    rows = con.execute(
+        "WITH q AS (FROM queries WHERE id % 2 = 0), d AS (FROM docs WHERE id % $e = 0) "
+        "SELECT query_id, id, rank FROM vec_knn_join('q', 'd', k := 5)",
+        {"e": every},
+    ).fetchall()
+    scores = scores_of(Q, X, "cosine")
+    scores[:, np.arange(len(X)) % every != 0] = np.nan
+    scores[1::2] = np.nan
+    assert rows == expected(scores, 5)
+
+
+def test_within_keeps_to_rows_of_the_same_key(con: duckdb.DuckDBPyConnection) -> None:
+    Q, X = (part.astype(np.float32) for part in SETS["ties"])
+    rng = np.random.default_rng(0)
+    ours = pa.array(np.where(rng.random(len(Q)) < 0.9, rng.integers(0, 40, len(Q)), -1))
+    theirs = pa.array(rng.integers(0, 40, len(X)), mask=rng.random(len(X)) < 0.05)
+    given(con, "queries", Q, tenant=ours)
+    given(con, "docs", X, tenant=theirs)
+    scores = scores_of(Q, X, "ip")
+    scores[np.asarray(ours)[:, None] != np.asarray(theirs.fill_null(-2))[None]] = np.nan
+    assert joined(con, "'queries', 'docs', k := 4, metric := 'ip', within := 'tenant'") == expected(scores, 4)
+
+
+def test_a_row_does_not_find_itself_in_a_self_join(con: duckdb.DuckDBPyConnection) -> None:
+    X = SETS["copies"][1].astype(np.float32)[::25]
+    given(con, "docs", X)
+    scores = scores_of(X, X, "cosine")
+    np.fill_diagonal(scores, np.nan)
+    assert joined(con, "'docs', 'docs', k := 3, self := true") == expected(scores, 3)
+
+
+@pytest.mark.parametrize("kind", ["VARCHAR", "UUID", "DATE", "HUGEINT"])
+def test_ids_of_any_plain_type(con: duckdb.DuckDBPyConnection, kind: str) -> None:
+    given(con, "numbered", np.repeat(grid(2, 20), 40, axis=0))
+    made = {
+        "VARCHAR": "printf('%04d', 99 - id)",
+        "UUID": "printf('00000000-0000-0000-0000-%012d', 99 - id)::UUID",
+        "DATE": "DATE '2026-01-01' - id::INTEGER",
+        "HUGEINT": "(99 - id)::HUGEINT",
+    }[kind]
+    con.execute(f"CREATE TABLE docs AS SELECT {made} AS id, emb FROM numbered")
+    found = con.execute(
+        "SELECT id FROM vec_knn_join('docs', 'docs', k := 5) WHERE query_id = (SELECT min(id) FROM docs)"
+    )
+    same = "SELECT id FROM docs WHERE emb = (SELECT emb FROM docs ORDER BY id LIMIT 1) ORDER BY id LIMIT 5"
+    rows = found.fetchall()
+    assert rows == con.execute(same).fetchall()
+
+
+def test_codes_are_joined_through_their_model(con: duckdb.DuckDBPyConnection) -> None:
+    Q, X = (part.astype(np.float32) for part in SETS["random"])
+    given(con, "queries", Q)
+    given(con, "docs", X)
+    for spec in ("normalize | int8", "center | rotate | binary", "transform_code(bytes=8)"):
+        model = vecpipe.fit(con, "SELECT emb FROM docs", spec)
+        vecpipe.save_model(con, "m", model)
+        con.execute("CREATE OR REPLACE TABLE coded AS SELECT id, vec_encode('m', emb) AS code FROM docs")
+        scores = model.score(model.prepare(Q, "cosine"), model.encode(X)[0])
+        assert joined(con, "'queries', 'coded', k := 6, code := 'code', model := 'm'") == expected(scores, 6)
+
+
+def test_empty_sides_and_k_beyond_the_rows(con: duckdb.DuckDBPyConnection) -> None:
+    given(con, "queries", grid(2, 30))
+    given(con, "docs", grid(3, 31))
+    con.execute("CREATE TABLE none AS FROM docs LIMIT 0")
+    assert joined(con, "'none', 'docs'") == []
+    assert joined(con, "'queries', 'none'") == []
+    assert len(joined(con, "'queries', 'docs', k := 1000, metric := 'ip'")) == 6
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("'queries', 'wide'", "12"),
+        ("'queries', 'docs', k := 0", "k is 0"),
+        ("'queries', 'docs', metric := 'dot'", "dot"),
+        ("'queries', 'docs', code := 'emb', model := 'nobody'", "nobody"),
+        ("'bad', 'docs'", "NaN"),
+        ("'queries', 'bad'", "NaN"),
+    ],
+)
+def test_what_cannot_be_joined_says_so(con: duckdb.DuckDBPyConnection, text: str, words: str) -> None:
+    given(con, "queries", grid(2, 32))
+    given(con, "docs", grid(3, 33))
+    given(con, "wide", np.ones((3, D + 1)))
+    con.execute(
+        "CREATE TABLE bad AS SELECT id, list_transform(emb, lambda x: 'nan'::FLOAT)::FLOAT[12] AS emb FROM docs"
+    )
+    with pytest.raises(duckdb.Error, match=words):
+        joined(con, text)
