@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -296,6 +297,38 @@ class Model:
                 raise ModelFormatError(f"model: {name} is {record.get(name)!r}, but its spec makes it {value!r}")
         model.__dict__["_bytes"] = bytes(data)
         return model
+
+    def save(self, path: str | Path) -> None:
+        """Write the model's bytes to a file, whole or not at all.
+
+        Raises
+        ------
+        InputError
+            The file cannot be written.
+        """
+        from vecpipe.etl.files import write_whole  # vecpipe.etl imports this module
+
+        try:
+            write_whole(Path(path), self._bytes)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+    @staticmethod
+    def load(path: str | Path) -> Model:
+        """Read a model file.
+
+        Raises
+        ------
+        InputError
+            The file cannot be read.
+        ModelFormatError
+            It is no model; the message says why.
+        """
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+        return Model.from_bytes(data)
 
     def describe(self) -> dict[str, Any]:
         """Return what the model is, as plain values: spec, shapes, bytes, what the fit saw, variance kept."""
