@@ -352,6 +352,14 @@ def to_codes(codes: Bytes, valid: Mask | None = None, *, fixed: bool = False) ->
     return pa.Array.from_buffers(pa.binary(), n, [_validity(valid), offsets, pa.py_buffer(codes)])
 
 
+def to_byte_lists(codes: Bytes, valid: Mask | None = None) -> Any:
+    """Return an Arrow fixed-size list of uint8 over ``(n, B) uint8`` codes, without copying them."""
+    codes = np.ascontiguousarray(codes, dtype=np.uint8)
+    n, width = codes.shape
+    child = pa.Array.from_buffers(pa.uint8(), n * width, [None, pa.py_buffer(codes)])
+    return pa.Array.from_buffers(pa.list_(pa.uint8(), width), n, [_validity(valid)], children=[child])
+
+
 def even_offsets(buffer: Any, n: int, width: int, size: int) -> bool:
     """Whether the offsets of a binary or string array start at 0 and all of its values are of one width.
 

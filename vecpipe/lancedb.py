@@ -4,6 +4,18 @@ Everything lives in ``vecpipe.engines.lancedb``; this is the short name of it. L
 function that needs it is called.
 """
 
+from vecpipe.engines.lancedb.backfill import Backfilled
 from vecpipe.engines.lancedb.catalog import list_models, load_model, save_model
+from vecpipe.engines.lancedb.columns import add_column, drop, list_columns, refresh, rollback
 
-__all__ = ["list_models", "load_model", "save_model"]
+__all__ = [
+    "Backfilled",
+    "add_column",
+    "drop",
+    "list_columns",
+    "list_models",
+    "load_model",
+    "refresh",
+    "rollback",
+    "save_model",
+]

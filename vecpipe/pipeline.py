@@ -140,6 +140,14 @@ class Model:
             X, valid = _drop(X, valid)
         return X, valid
 
+    def affine(self) -> Affine | None:
+        """Return the model as one affine map, or None where a step is not affine or writes codes."""
+        maps = [step.affine() for step in self.steps]
+        whole = maps[0]
+        for found in maps[1:]:
+            whole = None if whole is None or found is None else whole.then(found)
+        return None if self.codec else whole
+
     def inverse(self, Y: Float32) -> Float32:
         """Return the ``(n, d)`` vectors nearest to what the steps map to ``(n, k)``.
 
