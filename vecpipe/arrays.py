@@ -401,6 +401,8 @@ def from_codes(data: Any, width: int, *, column: str = "code") -> tuple[Bytes, M
         data = data.chunk(0) if data.num_chunks == 1 else data.combine_chunks()
     if pa.types.is_null(data.type):
         return np.zeros((len(data), width), np.uint8), np.zeros(len(data), bool)
+    if pa.types.is_fixed_size_list(data.type) and data.type.value_type == pa.uint8():
+        return _from_byte_lists(data, width, column)
     if pa.types.is_fixed_size_binary(data.type) or pa.types.is_binary_view(data.type):
         data = data.cast(pa.binary())
     if not (pa.types.is_binary(data.type) or pa.types.is_large_binary(data.type)):
@@ -426,3 +428,15 @@ def from_codes(data: Any, width: int, *, column: str = "code") -> tuple[Bytes, M
     if live.size:
         codes[live] = flat[offsets[live][:, None].astype(np.int64) + np.arange(width)]
     return codes, valid
+
+
+def _from_byte_lists(array: Any, width: int, column: str) -> tuple[Bytes, Mask | None]:
+    """Return codes that are stored as fixed-size lists of bytes, which is how LanceDB takes packed bits."""
+    if array.type.list_size != width and array.null_count < len(array):
+        raise wrong_code_length(column, 0, array.type.list_size, width)
+    valid = None if array.null_count == 0 else np.asarray(array.is_valid().to_numpy(zero_copy_only=False))
+    if valid is not None and not valid.any():
+        return np.zeros((len(array), width), np.uint8), valid
+    child = array.values.slice(array.offset * width, len(array) * width)
+    flat = np.asarray(child.fill_null(0).to_numpy(zero_copy_only=False))
+    return flat.reshape(len(array), width), valid

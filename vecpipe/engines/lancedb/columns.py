@@ -15,7 +15,7 @@ from vecpipe.arrays import OnInvalid, check_width
 from vecpipe.engines.lancedb import computed, tags
 from vecpipe.engines.lancedb.backfill import Backfilled, Plan, discard, fill
 from vecpipe.engines.lancedb.catalog import load_model, save_model
-from vecpipe.engines.lancedb.fragments import behind, pieces
+from vecpipe.engines.lancedb.fragments import behind, field_id, field_name, pieces
 from vecpipe.engines.lancedb.host import asking, database_of, latest_dataset
 from vecpipe.engines.lancedb.marks import Mark, mark_of, marked
 from vecpipe.errors import InputError
@@ -101,12 +101,13 @@ def add_column(
         name, model = model, load_model(database_of(table), model)
     _check_source(dataset.schema, source, model)
     if column in dataset.schema.names:
-        _check_same(dataset.schema.field(column), column, model.hash, source)
+        _check_same(dataset, column, model.hash, source)
     named = name or f"{table.name}.{column}"
     found = model
 
     def mark() -> Mark:
-        return Mark.of(named, save_model(database_of(table), named, found), found, source)
+        version = save_model(database_of(table), named, found)
+        return Mark.of(named, version, found, source, field_id(dataset, source))
 
     if compiled or (column in dataset.schema.names and computed.is_computed(dataset.schema.field(column))):
         return computed.fill(table, column, model, source, mark)
@@ -148,13 +149,14 @@ def refresh(
         As ``add_column``.
     """
     dataset = latest_dataset(table)
-    mark = _mark(dataset.schema, column)
+    mark = written_by(dataset.schema, column)
     if computed.is_computed(dataset.schema.field(column)):
         return computed.refresh(table, column)
     if model is None:
         model = load_model(database_of(table), mark.name, mark.version)
-    _check_same(dataset.schema.field(column), column, model.hash, mark.source)
-    plan = Plan(column, model, mark.source, lambda: mark, on_invalid, checkpoint, restart, part_rows, threads, progress)
+    source = source_of(dataset, mark)
+    _check_same(dataset, column, model.hash, source)
+    plan = Plan(column, model, source, lambda: mark, on_invalid, checkpoint, restart, part_rows, threads, progress)
     return fill(table, plan)
 
 
@@ -167,11 +169,12 @@ def list_columns(table: Any) -> pa.Table:
     rows = []
     for column in marked(dataset.schema):
         field = dataset.schema.field(column)
-        mark = _mark(dataset.schema, column)
+        mark = written_by(dataset.schema, column)
         late: int | None = None
-        if not computed.is_computed(field) and mark.source in dataset.schema.names:
-            late = sum(piece.live for piece in behind(dataset, column, pieces(dataset, mark.source, mark.hash)))
-        about = (column, mark.source, str(field.type), mark.name, mark.version, mark.spec, mark.hash, late)
+        source = source_of(dataset, mark)
+        if not computed.is_computed(field) and source in dataset.schema.names:
+            late = sum(piece.live for piece in behind(dataset, column, pieces(dataset, source, mark.hash)))
+        about = (column, source, str(field.type), mark.name, mark.version, mark.spec, mark.hash, late)
         rows.append(dict(zip(_LISTED.names, about, strict=True)))
     return pa.Table.from_pylist(rows, schema=_LISTED)
 
@@ -187,7 +190,7 @@ def drop(table: Any, column: str, *, checkpoint: str | Path | None = None) -> in
         No model writes the column: LanceDB's own ``drop_columns`` drops others.
     """
     dataset = latest_dataset(table)
-    _mark(dataset.schema, column)
+    written_by(dataset.schema, column)
     with asking(f"drop the column {column!r} of {table.name!r}"):
         table.drop_columns([column])
         tags.remove(table, column)
@@ -230,8 +233,13 @@ def _check_source(schema: Any, source: str, model: Model) -> None:
         check_width(kind.list_size, model.dim, f"column {source!r}")
 
 
-def _check_same(field: Any, column: str, model_hash: str, source: str) -> None:
-    mark = mark_of(field)
+def source_of(dataset: Any, mark: Mark) -> str:
+    """Return the name that the source of a column has now."""
+    return field_name(dataset, mark.source_id) or mark.source
+
+
+def _check_same(dataset: Any, column: str, model_hash: str, source: str) -> None:
+    mark = mark_of(dataset.schema.field(column))
     if mark is None:
         raise InputError(f"there is a column {column!r} that no model writes; choose another name")
     if mark.hash != model_hash:
@@ -239,11 +247,18 @@ def _check_same(field: Any, column: str, model_hash: str, source: str) -> None:
             f"column {column!r} is written by model {mark.hash} ({mark.spec}), not by {model_hash}; "
             "migrate(table, column, model) changes the model of a column, or drop it first"
         )
-    if mark.source != source:
-        raise InputError(f"column {column!r} is made from {mark.source!r}, not from {source!r}")
+    if source_of(dataset, mark) != source:
+        raise InputError(f"column {column!r} is made from {source_of(dataset, mark)!r}, not from {source!r}")
 
 
-def _mark(schema: Any, column: str) -> Mark:
+def written_by(schema: Any, column: str) -> Mark:
+    """Return the mark of a column.
+
+    Raises
+    ------
+    InputError
+        There is no such column, or no model writes it.
+    """
     if column not in schema.names:
         raise InputError(f"no column {column!r}; there are {', '.join(schema.names)}")
     mark = mark_of(schema.field(column))

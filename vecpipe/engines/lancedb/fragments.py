@@ -98,6 +98,22 @@ def _field(dataset: Any, column: str) -> Any:
     raise InputError(f"no column {column!r}; there are {', '.join(dataset.schema.names)}")
 
 
+def field_id(dataset: Any, column: str) -> int:
+    """Return the id of a column's field.
+
+    Raises
+    ------
+    InputError
+        There is no such column.
+    """
+    return int(_field(dataset, column).id())
+
+
+def field_name(dataset: Any, number: int | None) -> str | None:
+    """Return the name that the field of an id has now, None where it is gone."""
+    return next((str(field.name()) for field in dataset.lance_schema.fields() if int(field.id()) == number), None)
+
+
 def _field_ids(field: Any) -> Iterator[int]:
     yield int(field.id())
     for child in field.children():
@@ -148,7 +164,7 @@ def write_piece(dataset: Any, piece: Piece, schema: Any, batches: Iterable[Any],
         for batch in batches:
             writer.write_batch(batch)
     major, minor = (int(number) for number in version.split("."))
-    field = int(_field(dataset, schema.names[0]).id())
+    field = field_id(dataset, schema.names[0])
     return LanceOperation.DataReplacementGroup(piece.number, DataFile(name, [field], [0], major, minor))
 
 
