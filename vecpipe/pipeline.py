@@ -72,8 +72,8 @@ class Model:
             self.widths.append(width)
         self.output_dim = width
         self._chain = _fold([(step, step.affine()) for step in self._moves])
-        self._coding = Coding(self._moves, self.codec) if self.codec else None
-        before = self._coding.before if self._coding else self._moves
+        self.coding: Coding | None = Coding(self._moves, self.codec) if self.codec else None
+        before = self.coding.before if self.coding else self._moves
         self._query_chain = _fold([(step, step.query_affine()) for step in before])
 
     def __repr__(self) -> str:
@@ -217,8 +217,8 @@ class Model:
         moved, valid = self._run(self._query_chain, Q, None, queries=True)
         if valid is not None:
             moved = np.where(valid[:, None], moved, np.float32(np.nan))
-        if self._coding is not None:
-            return self._coding.prepare(moved, metric)
+        if self.coding is not None:
+            return self.coding.prepare(moved, metric)
         return Queries(moved, moved, np.zeros(len(moved), np.float32), metric)
 
     def score(self, queries: Queries, items: Bytes | Float32) -> Float32:
@@ -231,11 +231,11 @@ class Model:
             space after the last step that changes the geometry (see ``vecpipe.scoring``).
         items : (n, B) uint8 codes, or (n, k) float32 transformed vectors for a model without codec
         """
-        if self._coding is None:
+        if self.coding is None:
             vectors = _matrix(items, self.output_dim, "this model returns")
             return exact_scores(queries.moved, vectors, queries.metric)
         codes, _ = from_codes(np.asarray(items), self.bytes_per_vector)
-        return self._coding.score(queries, codes)
+        return self.coding.score(queries, codes)
 
     # Bytes -----------------------------------------------------------------------------------------------
 

@@ -112,6 +112,10 @@ class Coding:
         assert self._turn is not None
         return kernels.affine(X, self._turn.matrix, np.zeros(self._turn.offset.shape[0]))
 
+    def place(self, moved: Float32) -> Float32:
+        """Return where vectors ``(m, k)`` of the space that scores speak of lie among the decoded codes."""
+        return moved if self._turn is None else kernels.affine(moved, self._turn.matrix, self._turn.offset)
+
     @cached_property
     def _centre_prepared(self) -> Any:
         assert self._centre is not None

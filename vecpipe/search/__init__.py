@@ -1,0 +1,1 @@
+"""Retrieval over matrices of codes and scores: no Arrow, no engine."""
