@@ -16,13 +16,13 @@ from vecpipe.arrays import Bytes, Float32, Mask
 from vecpipe.metrics.retrieval import top_places
 from vecpipe.operators import Operator
 from vecpipe.pipeline import Model
-from vecpipe.scoring import Metric
+from vecpipe.scoring import Metric, Queries
 
 SKETCH_ROWS = 20_000
 """Fewer rows than this are all scored: their codes are read as fast as a sketch would be."""
 SHORTLIST = 1_024
 """Rows that the sketch passes on, at least."""
-_SHORTLIST_SHARE = 64
+_SHORTLIST_SHARE = 128
 _MIN_BITS, _MAX_BITS = 256, 1_024
 _EVEN = 0.05
 _BLOCK = 8_192
@@ -93,36 +93,35 @@ class CodeMatrix:
             Rows outside are never found.
         shortlist
             Rows a query whose codes are scored, where sign bits are looked at first; 0 takes the larger of
-            ``SHORTLIST``, 4 times ``count`` and a 64th of the rows.
+            ``SHORTLIST``, 4 times ``count`` and a 128th of the rows.
         """
         live = self.valid if allowed is None else allowed if self.valid is None else allowed & self.valid
         among = None if live is None else np.flatnonzero(live)
         rows = len(self) if among is None else len(among)
         shortlist = shortlist or max(SHORTLIST, 4 * count, rows // _SHORTLIST_SHARE)
         if self._signs is None or rows <= max(shortlist, count):
-            return self._scan(Q, count, metric, among)
-        moved = self.model.prepare(Q, metric).moved
+            blocks = (self.model.prepare(Q[at : at + _QUERIES], metric) for at in range(0, len(Q), _QUERIES))
+            return [found for queries in blocks for found in self._scan(queries, count, among)]
         found = []
         for at in range(len(Q)):
-            near = self._signs.nearest(moved[at : at + 1], max(shortlist, count), live)
-            found += self._scan(Q[at : at + 1], count, metric, near)
+            queries = self.model.prepare(Q[at : at + 1], metric)
+            near = self._signs.nearest(queries.moved, max(shortlist, count), live)
+            found += self._scan(queries, count, near)
         return found
 
-    def _scan(self, Q: Float32, count: int, metric: Metric, among: Places | None) -> list[Found]:
-        """Score the codes of some rows (None for all), a block of rows and of queries at a time."""
+    def _scan(self, queries: Queries, count: int, among: Places | None) -> list[Found]:
+        """Score the codes of some rows (None for all), a block of rows at a time."""
         found = []
         n = len(self) if among is None else len(among)
-        for first in range(0, len(Q), _QUERIES):
-            queries = self.model.prepare(Q[first : first + _QUERIES], metric)
-            scores = np.empty((len(queries.moved), n), dtype=np.float32)
-            for start in range(0, n, _BLOCK):
-                stop = min(start + _BLOCK, n)
-                codes = self.codes[start:stop] if among is None else self.codes[among[start:stop]]
-                scores[:, start:stop] = self.model.score(queries, codes)
-            for row in scores:
-                best = top_places(row[None], count)[0]
-                best = best[~np.isnan(row[best])]
-                found.append(Found(best if among is None else among[best], row[best]))
+        scores = np.empty((len(queries.moved), n), dtype=np.float32)
+        for start in range(0, n, _BLOCK):
+            stop = min(start + _BLOCK, n)
+            codes = self.codes[start:stop] if among is None else self.codes[among[start:stop]]
+            scores[:, start:stop] = self.model.score(queries, codes)
+        for row in scores:
+            best = top_places(row[None], count)[0]
+            best = best[~np.isnan(row[best])]
+            found.append(Found(best if among is None else among[best], row[best]))
         return found
 
 
@@ -145,7 +144,13 @@ class _Signs:
         """Return the sketch, or None where sign bits would not rank as the scores do, or would save nothing."""
         rows = len(codes) if valid is None else int(valid.sum())
         coding, codec = model.coding, model.codec
-        if rows < SKETCH_ROWS or coding is None or codec is None or codec.lengthless or any(map(_two_sided, model.steps)):
+        if (
+            rows < SKETCH_ROWS
+            or coding is None
+            or codec is None
+            or codec.lengthless
+            or any(map(_two_sided, model.steps))
+        ):
             return None
         bits = min(max(_MIN_BITS, -(-model.output_dim // 64) * 64), _MAX_BITS)
         if bits // 8 >= codes.shape[1]:

@@ -181,7 +181,9 @@ def _run(snap: Snapshot, q: Any, ask: _Ask) -> pa.Table:
         if ask.text is not None:
             rows, scores = _with_text(snap, rows, scores, shown, count, ask)
         result = _scored(rows.select(shown), scores)
-        results.append(result.append_column("query_index", pa.array(np.full(len(result), at, np.int32))) if many else result)
+        results.append(
+            result.append_column("query_index", pa.array(np.full(len(result), at, np.int32))) if many else result
+        )
     return pa.concat_tables(results) if len(results) != 1 else results[0]
 
 
@@ -207,10 +209,7 @@ def _column_and_model(snap: Snapshot, ask: _Ask) -> tuple[str, Model]:
             raise InputError(f"cannot tell which column of {snap.uri} to search: {found}; pass column=")
         column = names[0]
     mark = mark_of(snap.field(column))
-    if isinstance(ask.model, Model):
-        model = ask.model
-    else:
-        model = _stored(snap, ask, column, mark)
+    model = ask.model if isinstance(ask.model, Model) else _stored(snap, ask, column, mark)
     if mark is not None and mark.hash != model.hash:
         raise InputError(
             f"column {column!r} was written by model {mark.name!r} version {mark.version} (hash {mark.hash[:12]}), "
@@ -289,7 +288,9 @@ def _queries(q: Any, model: Model, column: str) -> tuple[Float32, bool]:
     many = found.ndim == 2
     rows = to_rows(found if many else found[None], column="q")
     if rows.dim != model.dim:
-        hint = "; the model is applied here, pass the query as the encoder gave it" if rows.dim == model.output_dim else ""
+        hint = (
+            "; the model is applied here, pass the query as the encoder gave it" if rows.dim == model.output_dim else ""
+        )
         raise InputError(f"q has {rows.dim} dimensions, but the model of column {column!r} takes {model.dim}{hint}")
     return rows.values, many
 
@@ -311,10 +312,7 @@ def _shown(snap: Snapshot, ask: _Ask) -> list[str]:
 def _taken(snap: Snapshot, found: list[Found], needed: list[str]) -> list[tuple[pa.Table, Float32]]:
     """Read the rows of all queries' candidates at once."""
     places = np.concatenate([each.places for each in found])
-    if not needed:
-        rows = pa.table({"": pa.nulls(len(places))})
-    else:
-        rows = snap.take(places, needed)
+    rows = snap.take(places, needed) if needed else pa.table({"": pa.nulls(len(places))})
     lists, at = [], 0
     for each in found:
         lists.append((rows.slice(at, len(each.places)), each.scores))
