@@ -8,43 +8,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from vecpipe.arrays import Float32, from_codes, to_rows
+from vecpipe.engines.lancedb.asks import Ask, check, check_raw, column_and_model, queries_of, shown_columns
 from vecpipe.engines.lancedb.host import asking
-from vecpipe.engines.lancedb.marks import Mark, mark_of, marked
 from vecpipe.engines.lancedb.snapshots import Snapshot, snapshot, snapshot_async
-from vecpipe.errors import CapabilityError, InputError
+from vecpipe.errors import CapabilityError
 from vecpipe.metrics.retrieval import top_places
 from vecpipe.pipeline import Model
-from vecpipe.scoring import METRICS, Metric, exact_scores
+from vecpipe.scoring import Metric, exact_scores
 from vecpipe.search.resident import Found
 
 _LANCE_METRICS = {"cosine": "cosine", "ip": "dot", "l2": "l2"}
-
-
-@dataclass(frozen=True)
-class _Ask:
-    """What one call of ``search`` asks for."""
-
-    column: str | None = None
-    model: Model | str | None = None
-    k: int = 10
-    rerank: str | None = None
-    metric: Metric = "cosine"
-    where: str | None = None
-    text: str | None = None
-    reranker: Any = None
-    columns: Sequence[str] | None = None
-    oversample: int = 4
-    shortlist: int = 0
-    use_index: bool = False
-    nprobes: int | None = None
-    database: Any = None
 
 
 def search(
@@ -125,7 +104,7 @@ def search(
     >>> import vecpipe.lancedb as vl
     >>> vl.search(table, q, column="code", rerank="vector", k=10, where="lang = 'en'")  # doctest: +SKIP
     """
-    ask = _Ask(
+    ask = Ask(
         column=column,
         model=model,
         k=k,
@@ -153,16 +132,16 @@ async def search_async(table: Any, q: Any, **options: Any) -> pa.Table:
     q : (d,) or (m, d)
         As in ``search``; so are the options, the result and the errors.
     """
-    return await asyncio.to_thread(_run, await snapshot_async(table), q, _Ask(**options))
+    return await asyncio.to_thread(_run, await snapshot_async(table), q, Ask(**options))
 
 
-def _run(snap: Snapshot, q: Any, ask: _Ask) -> pa.Table:
-    _check(ask)
-    column, model = _column_and_model(snap, ask)
-    Q, many = _queries(q, model, column)
-    shown = _shown(snap, ask)
+def _run(snap: Snapshot, q: Any, ask: Ask) -> pa.Table:
+    check(ask)
+    column, model = column_and_model(snap, ask)
+    Q, many = queries_of(q, model, column)
+    shown = shown_columns(snap, ask)
     if ask.rerank is not None:
-        _check_raw(snap, ask.rerank, model)
+        check_raw(snap, ask.rerank, model)
     count = ask.k if ask.rerank is None and ask.text is None else ask.k * ask.oversample
     needed = list(dict.fromkeys([*shown, *([ask.rerank] if ask.rerank else []), *(["_rowid"] if ask.text else [])]))
     if model.codec is None:
@@ -187,128 +166,6 @@ def _run(snap: Snapshot, q: Any, ask: _Ask) -> pa.Table:
     return pa.concat_tables(results) if len(results) != 1 else results[0]
 
 
-def _check(ask: _Ask) -> None:
-    for name, value in (("k", ask.k), ("oversample", ask.oversample)):
-        if value < 1:
-            raise InputError(f"{name} is {value}; expected at least 1")
-    if ask.shortlist < 0:
-        raise InputError(f"shortlist is {ask.shortlist}; expected 0 (chosen) or more")
-    if ask.metric not in METRICS:
-        raise InputError(f"metric is {ask.metric!r}; expected one of {', '.join(METRICS)}")
-    if ask.reranker is not None and ask.text is None:
-        raise InputError("a reranker brings two lists together: pass text= too, or rerank= for exact scores")
-
-
-def _column_and_model(snap: Snapshot, ask: _Ask) -> tuple[str, Model]:
-    """Return the column to search and the model that wrote it, checked against each other."""
-    column = ask.column
-    if column is None:
-        names = marked(snap.schema)
-        if len(names) != 1:
-            found = f"models wrote {', '.join(names)}" if names else "no column of it names a model"
-            raise InputError(f"cannot tell which column of {snap.uri} to search: {found}; pass column=")
-        column = names[0]
-    mark = mark_of(snap.field(column))
-    model = ask.model if isinstance(ask.model, Model) else _stored(snap, ask, column, mark)
-    if mark is not None and mark.hash != model.hash:
-        raise InputError(
-            f"column {column!r} was written by model {mark.name!r} version {mark.version} (hash {mark.hash[:12]}), "
-            f"but the query would go through {ask.model if isinstance(ask.model, str) else model.spec!r} "
-            f"(hash {model.hash[:12]}); refresh or migrate the column, or search with the model that wrote it"
-        )
-    _check_type(snap.field(column), column, model)
-    return column, model
-
-
-def _stored(snap: Snapshot, ask: _Ask, column: str, mark: Mark | None) -> Model:
-    """Return the model of the catalog that is asked for by name, or by the column's own mark."""
-    import lancedb
-
-    from vecpipe.engines.lancedb.catalog import load_model
-
-    assert not isinstance(ask.model, Model)
-    if ask.model is None and mark is None:
-        raise InputError(f"column {column!r} of {snap.uri} does not name the model that wrote it; pass model=")
-    own = mark is not None and ask.model in (None, mark.name)
-    key = (column, ask.model if not own else None)
-    known = snap.models.get(key)
-    if known is None:
-        with asking(f"open the database of {snap.uri}"):
-            database = ask.database or lancedb.connect(snap.uri.rstrip("/").rsplit("/", 1)[0])
-        if own and mark is not None:
-            known = load_model(database, mark.name, mark.version)
-        else:
-            assert ask.model is not None
-            known = load_model(database, ask.model)
-        snap.models[key] = known
-    return known
-
-
-def _check_type(field: pa.Field, column: str, model: Model) -> None:
-    """Refuse a column that cannot hold what the model writes."""
-    kind = field.type
-    fits = _is_floats(kind) and kind.list_size == model.output_dim if model.codec is None else _is_codes(kind)
-    if not fits:
-        raise InputError(
-            f"column {column!r} is {kind}, but {model.spec!r} writes {model.output_type} "
-            f"of {model.bytes_per_vector} bytes; was it written by another model?"
-        )
-
-
-def _is_floats(kind: Any) -> bool:
-    return bool(pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type))
-
-
-def _is_codes(kind: Any) -> bool:
-    return bool(
-        pa.types.is_fixed_size_binary(kind)
-        or pa.types.is_binary(kind)
-        or pa.types.is_large_binary(kind)
-        or (pa.types.is_fixed_size_list(kind) and kind.value_type == pa.uint8())
-    )
-
-
-def _check_raw(snap: Snapshot, column: str, model: Model) -> None:
-    kind = snap.field(column).type
-    if not _is_floats(kind) or kind.list_size != model.dim:
-        raise InputError(f"rerank column {column!r} is {kind}, expected raw vectors of {model.dim} dimensions")
-
-
-def _queries(q: Any, model: Model, column: str) -> tuple[Float32, bool]:
-    """Return queries ``(m, d) float32``, and whether several were asked."""
-    if isinstance(q, str):
-        raise InputError(
-            "q is text; embed it first, or search a column that an embedding function of vecpipe fills "
-            "through the table's own search(). text= asks the full-text index"
-        )
-    try:
-        found = np.asarray(q)
-    except ValueError as error:
-        raise InputError(f"q: {error}") from error
-    many = found.ndim == 2
-    rows = to_rows(found if many else found[None], column="q")
-    if rows.dim != model.dim:
-        hint = (
-            "; the model is applied here, pass the query as the encoder gave it" if rows.dim == model.output_dim else ""
-        )
-        raise InputError(f"q has {rows.dim} dimensions, but the model of column {column!r} takes {model.dim}{hint}")
-    return rows.values, many
-
-
-def _shown(snap: Snapshot, ask: _Ask) -> list[str]:
-    """Return the columns to return: those asked for, or all but vectors and codes."""
-    if ask.columns is not None:
-        for name in ask.columns:
-            snap.field(name)
-        return list(ask.columns)
-    hidden = {ask.column, *marked(snap.schema)}
-    return [
-        field.name
-        for field in snap.schema
-        if field.name not in hidden and field.name != "score" and not pa.types.is_fixed_size_list(field.type)
-    ]
-
-
 def _taken(snap: Snapshot, found: list[Found], needed: list[str]) -> list[tuple[pa.Table, Float32]]:
     """Read the rows of all queries' candidates at once."""
     places = np.concatenate([each.places for each in found])
@@ -321,7 +178,7 @@ def _taken(snap: Snapshot, found: list[Found], needed: list[str]) -> list[tuple[
 
 
 def _by_lance(
-    snap: Snapshot, column: str, model: Model, q: Float32, count: int, ask: _Ask, needed: list[str]
+    snap: Snapshot, column: str, model: Model, q: Float32, count: int, ask: Ask, needed: list[str]
 ) -> tuple[pa.Table, Float32]:
     """Let LanceDB find candidates in a column of vectors; scores as vecpipe defines them."""
     moved, valid = model.transform_queries(q[None])
@@ -333,7 +190,7 @@ def _by_lance(
 
 
 def _by_bits(
-    snap: Snapshot, column: str, model: Model, q: Float32, count: int, ask: _Ask, needed: list[str]
+    snap: Snapshot, column: str, model: Model, q: Float32, count: int, ask: Ask, needed: list[str]
 ) -> tuple[pa.Table, Float32]:
     """Let LanceDB find candidates by Hamming distance; scored by the model."""
     kind = snap.field(column).type
@@ -355,7 +212,7 @@ def _near(column: str, q: Any, count: int, metric: str, nprobes: int | None) -> 
     return near if nprobes is None else near | {"nprobes": nprobes}
 
 
-def _nearest(snap: Snapshot, near: dict[str, Any], ask: _Ask, columns: list[str]) -> pa.Table:
+def _nearest(snap: Snapshot, near: dict[str, Any], ask: Ask, columns: list[str]) -> pa.Table:
     if not snap.dataset.count_rows():
         return _no_rows(snap, columns)[0]
     named = [name for name in dict.fromkeys(columns) if name != "_rowid"]
@@ -376,7 +233,7 @@ def _exact(q: Float32, rows: pa.Table, column: str, metric: Metric) -> Float32:
 
 
 def _with_text(
-    snap: Snapshot, rows: pa.Table, scores: Float32, shown: list[str], count: int, ask: _Ask
+    snap: Snapshot, rows: pa.Table, scores: Float32, shown: list[str], count: int, ask: Ask
 ) -> tuple[pa.Table, Float32]:
     """Bring the list by vectors and LanceDB's list by words together."""
     from lancedb.rerankers import RRFReranker
