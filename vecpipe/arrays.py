@@ -440,3 +440,34 @@ def _from_byte_lists(array: Any, width: int, column: str) -> tuple[Bytes, Mask |
     child = array.values.slice(array.offset * width, len(array) * width)
     flat = np.asarray(child.fill_null(0).to_numpy(zero_copy_only=False))
     return flat.reshape(len(array), width), valid
+
+
+def to_sets(
+    data: Any, *, column: str = "vectors", dim: int | None = None
+) -> tuple[Float32, npt.NDArray[np.int64], Mask | None]:
+    """Turn a column of lists of vectors into one matrix, a row's vectors beside each other.
+
+    Returns
+    -------
+    (v, d) float32, (n + 1,) int64, (n,) bool or None
+        The vectors of all rows, where each row's begin, and the rows that are not NULL.
+
+    Raises
+    ------
+    InputError
+        Not lists of vectors, or a vector that breaks a rule of ``to_rows``.
+    """
+    if isinstance(data, pa.ChunkedArray):
+        data = data.chunk(0) if data.num_chunks == 1 else data.combine_chunks()
+    if not (pa.types.is_list(data.type) or pa.types.is_large_list(data.type)) or not _is_list(data.type.value_type):
+        raise InputError(f"{column}: expected lists of vectors, got {data.type}")
+    valid = None if data.null_count == 0 else np.asarray(data.is_valid().to_numpy(zero_copy_only=False))
+    lengths = pc.fill_null(pc.list_value_length(data), 0).to_numpy(zero_copy_only=False)
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    vectors = data.flatten()
+    if not len(vectors):
+        return np.zeros((0, dim or 1), np.float32), offsets, valid
+    rows = to_rows(vectors, column=column, dim=dim)
+    if rows.valid is not None:
+        raise null_element(f"{column}: a list of vectors")
+    return rows.values, offsets, valid
