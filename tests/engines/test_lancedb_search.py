@@ -11,6 +11,7 @@ import pytest
 from conftest import anisotropic, fixed
 
 import vecpipe
+import vecpipe.lancedb as vl
 from vecpipe.engines.lancedb.catalog import load_model, save_model
 from vecpipe.engines.lancedb.search import search, search_async
 from vecpipe.engines.lancedb.snapshots import forget, snapshot
@@ -22,7 +23,7 @@ def unit(X):
     return (X / np.linalg.norm(X, axis=1, keepdims=True)).astype(np.float32)
 
 
-def marked(name, version, model):
+def marks(name, version, model):
     return {"vecpipe:model": name, "vecpipe:version": str(version), "vecpipe:hash": model.hash}
 
 
@@ -40,7 +41,7 @@ def columns_of(db, X, specs, **more):
         else:
             array = pa.array([row.tobytes() for row in model.encode(X)[0]], pa.binary(model.bytes_per_vector))
         arrays.append(array)
-        fields.append(pa.field(name, array.type, metadata=marked(name, version, model)))
+        fields.append(pa.field(name, array.type, metadata=marks(name, version, model)))
     for name, values in more.items():
         arrays.append(pa.array(values))
         fields.append(pa.field(name, arrays[-1].type))
@@ -302,3 +303,17 @@ def test_packed_bits_are_searched_through_the_index_of_lancedb(docs, X):
     found = search(docs, X[7], use_index=True, nprobes=4, **options)
     assert ids(found) == nearest(X[7:8], X, 10, "cosine")[0].tolist()
     assert search(docs, X[7], use_index=True, where="grp = 3", **options).num_rows == 10
+
+
+@pytest.mark.parametrize("spec", SPECS.values())
+def test_a_column_that_vecpipe_added_and_refreshed_is_searched(db, X, spec):
+    table = db.create_table("t", pa.table({"id": np.arange(len(X)), "vector": fixed(X)}))
+    model = vecpipe.fit(table.to_arrow().select(["vector"]), spec)
+    vl.add_column(table, "code", model)
+    assert table.schema.field("code").type == vl.fit_of(model).type
+    assert ids(search(table, X[3], rerank="vector", k=1)) == [3]
+    assert search(table, X[3]).column_names == ["id", "score"]
+    table.add(pa.table({"id": [1000], "vector": fixed(X[3:4])}))
+    assert 1000 not in ids(search(table, X[3], k=5_000, metric="l2"))
+    vl.refresh(table, "code")
+    assert set(ids(search(table, X[3], rerank="vector", k=2))) == {3, 1000}

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from vecpipe.arrays import Bytes, Mask, to_codes
+from vecpipe.arrays import Bytes, Mask, to_byte_lists, to_codes
 from vecpipe.errors import CapabilityError
 from vecpipe.pipeline import Model
 
@@ -54,11 +54,7 @@ def fit_of(model: Model) -> Fit:
 
 def stored(model: Model, codes: Bytes, valid: Mask | None) -> Any:
     """Return codes ``(n, B) uint8`` as an Arrow array of the type that ``fit_of`` names."""
-    kind = fit_of(model).type
-    if pa.types.is_fixed_size_binary(kind):
-        return to_codes(codes, valid, fixed=True)
-    mask = None if valid is None else pa.array(~valid)
-    return pa.FixedSizeListArray.from_arrays(pa.array(codes.ravel()), codes.shape[1], mask=mask)
+    return to_byte_lists(codes, valid) if fit_of(model).indexes else to_codes(codes, valid, fixed=True)
 
 
 def check_searchable(field: Any) -> None:
