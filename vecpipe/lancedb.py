@@ -18,6 +18,7 @@ from vecpipe.engines.lancedb.search import search, search_async
 from vecpipe.search.querybank import QueryBank
 
 if TYPE_CHECKING:
+    from vecpipe.engines.lancedb.embedding import TransformedEmbeddings, keep_model, transformed
     from vecpipe.engines.lancedb.rerankers import ExactRerank, MaxSimRerank, QueryBankRerank
 
 __all__ = [
@@ -28,11 +29,13 @@ __all__ = [
     "Migrated",
     "QueryBank",
     "QueryBankRerank",
+    "TransformedEmbeddings",
     "add_column",
     "check_searchable",
     "drop",
     "finish_migration",
     "fit_of",
+    "keep_model",
     "list_columns",
     "list_models",
     "load_model",
@@ -42,14 +45,22 @@ __all__ = [
     "save_model",
     "search",
     "search_async",
+    "transformed",
     "undo_migration",
 ]
 
-_SUBCLASSES = {"ExactRerank": "rerankers", "MaxSimRerank": "rerankers", "QueryBankRerank": "rerankers"}
+_LATE = {
+    "ExactRerank": "rerankers",
+    "MaxSimRerank": "rerankers",
+    "QueryBankRerank": "rerankers",
+    "TransformedEmbeddings": "embedding",
+    "keep_model": "embedding",
+    "transformed": "embedding",
+}
 """What derives from a class of LanceDB's, and so cannot be there before LanceDB is: by module."""
 
 
 def __getattr__(name: str) -> Any:
-    if name in _SUBCLASSES:
-        return getattr(importlib.import_module(f"vecpipe.engines.lancedb.{_SUBCLASSES[name]}"), name)
+    if name in _LATE:
+        return getattr(importlib.import_module(f"vecpipe.engines.lancedb.{_LATE[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

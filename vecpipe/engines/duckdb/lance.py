@@ -15,8 +15,8 @@ import pyarrow as pa
 
 from vecpipe.arrays import from_codes
 from vecpipe.engines.duckdb import catalog, connection
+from vecpipe.engines.lancedb.backfill import column_array, column_type
 from vecpipe.engines.lancedb.catalog import TABLE, save_model
-from vecpipe.engines.lancedb.fits import fit_of, stored
 from vecpipe.engines.lancedb.host import asking
 from vecpipe.engines.lancedb.marks import Mark, mark_of
 from vecpipe.engines.lancedb.snapshots import snapshot
@@ -196,7 +196,7 @@ class _Stream:
         if model is None:
             return batch.column(name)
         codes, valid = from_codes(batch.column(name), model.bytes_per_vector, column=name)
-        return stored(model, codes, valid)
+        return column_array(column_type(model), codes, valid)
 
 
 def _names(db: Any) -> Iterator[str]:
@@ -234,12 +234,12 @@ def _stored_schema(schema: Any, named: Mapping[str, Model]) -> Any:
         if at < 0:
             raise InputError(f"models names column {column!r}, but the query returns {', '.join(schema.names)}")
         kind = schema.field(at).type
-        if model.codec is None and kind != fit_of(model).type:
+        if model.codec is None and kind != column_type(model):
             raise InputError(
                 f"column {column!r} is {kind}, but {model.spec!r} writes {model.output_type}; "
                 "cast it to that in the query"
             )
-        schema = schema.set(at, schema.field(at).with_type(fit_of(model).type))
+        schema = schema.set(at, schema.field(at).with_type(column_type(model)))
     return schema
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -68,13 +69,14 @@ def column_and_model(snap: Snapshot, ask: Ask) -> tuple[str, Model]:
         The catalog has no such model.
     """
     column = ask.column
+    embedded = _embedded(snap.schema)
     if column is None:
-        names = marked(snap.schema)
+        names = [*marked(snap.schema), *embedded]
         if len(names) != 1:
             found = f"models wrote {', '.join(names)}" if names else "no column of it names a model"
             raise InputError(f"cannot tell which column of {snap.uri} to search: {found}; pass column=")
         column = names[0]
-    mark = mark_of(snap.field(column))
+    mark = mark_of(snap.field(column)) or embedded.get(column)
     model = ask.model if isinstance(ask.model, Model) else _stored(snap, ask, column, mark)
     if mark is not None and mark.hash != model.hash:
         raise InputError(
@@ -84,6 +86,17 @@ def column_and_model(snap: Snapshot, ask: Ask) -> tuple[str, Model]:
         )
     _check_type(snap.field(column), column, model)
     return column, model
+
+
+def _embedded(schema: Any) -> dict[str, Mark]:
+    """Return the models of the columns that an embedding function of vecpipe fills."""
+    kept = (schema.metadata or {}).get(b"embedding_functions")
+    functions = json.loads(kept) if kept else []
+    return {
+        each["vector_column"]: Mark(each["model"]["name"], each["model"]["version"], each["model"]["content"])
+        for each in functions
+        if each["name"] == "vecpipe"
+    }
 
 
 def _stored(snap: Snapshot, ask: Ask, column: str, mark: Mark | None) -> Model:
@@ -147,7 +160,7 @@ def check_raw(snap: Snapshot, column: str, model: Model) -> None:
         raise InputError(f"rerank column {column!r} is {kind}, expected raw vectors of {model.dim} dimensions")
 
 
-def queries_of(q: Any, model: Model, column: str) -> tuple[Float32, bool]:
+def queries_of(q: Any, snap: Snapshot, model: Model, column: str) -> tuple[Float32, bool]:
     """Return queries ``(m, d) float32``, and whether several were asked.
 
     Raises
@@ -156,10 +169,7 @@ def queries_of(q: Any, model: Model, column: str) -> tuple[Float32, bool]:
         Not numbers, not finite, or of another width than the model takes.
     """
     if isinstance(q, str):
-        raise InputError(
-            "q is text; embed it first, or search a column that an embedding function of vecpipe fills "
-            "through the table's own search(). text= asks the full-text index"
-        )
+        q = _embedding_of(q, snap, column)
     try:
         found = np.asarray(q)
     except ValueError as error:
@@ -172,6 +182,18 @@ def queries_of(q: Any, model: Model, column: str) -> tuple[Float32, bool]:
         )
         raise InputError(f"q has {rows.dim} dimensions, but the model of column {column!r} takes {model.dim}{hint}")
     return rows.values, many
+
+
+def _embedding_of(text: str, snap: Snapshot, column: str) -> Any:
+    """Return the raw vector of a text, through the function that vecpipe wraps for the column."""
+    if column not in _embedded(snap.schema):
+        raise InputError(
+            f"q is text, but no embedding function of vecpipe fills column {column!r}; pass a vector. "
+            "text= asks the full-text index"
+        )
+    from vecpipe.engines.lancedb.embedding import of_column
+
+    return of_column(snap.schema, column).raw_queries(text)[0]
 
 
 def shown_columns(snap: Snapshot, ask: Ask) -> list[str]:

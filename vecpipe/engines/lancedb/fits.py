@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from vecpipe.arrays import Bytes, Mask, to_byte_lists, to_codes
+from vecpipe.engines.lancedb.backfill import column_type
 from vecpipe.errors import CapabilityError
 from vecpipe.pipeline import Model
 
@@ -43,18 +43,12 @@ def fit_of(model: Model) -> Fit:
     Vectors are float32, which every index takes. Packed bits of ``binary`` are a list of uint8, which LanceDB compares
     by Hamming distance. Every other code is a fixed number of bytes, which ``vecpipe.lancedb.search`` scores.
     """
+    kind = column_type(model)
     if model.codec is None:
-        kind = pa.list_(pa.float32(), model.output_dim)
         return Fit(kind, _FLOAT_INDEXES, ("cosine", "l2", "dot"), "search() uses whatever index LanceDB has on it")
     if model.codec.name == "binary":
-        kind = pa.list_(pa.uint8(), model.bytes_per_vector)
         return Fit(kind, _BIT_INDEXES, ("hamming",), "search() scores it; with use_index=True LanceDB finds candidates")
-    return Fit(pa.binary(model.bytes_per_vector), (), (), "LanceDB cannot search these codes; search() scores them")
-
-
-def stored(model: Model, codes: Bytes, valid: Mask | None) -> Any:
-    """Return codes ``(n, B) uint8`` as an Arrow array of the type that ``fit_of`` names."""
-    return to_byte_lists(codes, valid) if fit_of(model).indexes else to_codes(codes, valid, fixed=True)
+    return Fit(kind, (), (), "LanceDB cannot search these codes; search() scores them")
 
 
 def check_searchable(field: Any) -> None:

@@ -53,7 +53,8 @@ def search(
     ----------
     table : lancedb.table.LanceTable
     q : (d,) or (m, d)
-        A query, or several: then a column ``query_index`` says whose row it is.
+        A query, or several: then a column ``query_index`` says whose row it is. A text, for a column that an
+        embedding function of vecpipe fills.
     column
         Column that a model wrote; may be left out where there is one such column.
     model
@@ -138,7 +139,7 @@ async def search_async(table: Any, q: Any, **options: Any) -> pa.Table:
 def _run(snap: Snapshot, q: Any, ask: Ask) -> pa.Table:
     check(ask)
     column, model = column_and_model(snap, ask)
-    Q, many = queries_of(q, model, column)
+    Q, many = queries_of(q, snap, model, column)
     shown = shown_columns(snap, ask)
     if ask.rerank is not None:
         check_raw(snap, ask.rerank, model)
