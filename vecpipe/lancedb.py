@@ -13,8 +13,10 @@ from vecpipe.engines.lancedb.backfill import Backfilled
 from vecpipe.engines.lancedb.catalog import list_models, load_model, save_model
 from vecpipe.engines.lancedb.columns import add_column, drop, list_columns, refresh, rollback
 from vecpipe.engines.lancedb.fits import Fit, check_searchable, fit_of
+from vecpipe.engines.lancedb.indexes import create_index, train_index
 from vecpipe.engines.lancedb.migrate import Migrated, finish_migration, migrate, undo_migration
 from vecpipe.engines.lancedb.search import search, search_async
+from vecpipe.search.ivf import Ivf
 from vecpipe.search.querybank import QueryBank
 
 if TYPE_CHECKING:
@@ -25,6 +27,7 @@ __all__ = [
     "Backfilled",
     "ExactRerank",
     "Fit",
+    "Ivf",
     "MaxSimRerank",
     "Migrated",
     "QueryBank",
@@ -32,6 +35,7 @@ __all__ = [
     "TransformedEmbeddings",
     "add_column",
     "check_searchable",
+    "create_index",
     "drop",
     "finish_migration",
     "fit_of",
@@ -45,6 +49,7 @@ __all__ = [
     "save_model",
     "search",
     "search_async",
+    "train_index",
     "transformed",
     "undo_migration",
 ]

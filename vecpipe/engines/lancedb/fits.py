@@ -60,9 +60,9 @@ def check_searchable(field: Any) -> None:
         The message says which type to store instead.
     """
     kind = field.type
-    if "bfloat16" in str(kind):
+    if "bfloat16" in str(kind) or (pa.types.is_fixed_size_list(kind) and kind.value_type == pa.binary(2)):
         raise CapabilityError(
-            f"column {field.name!r} is {kind}, which LanceDB stores but cannot search or index; "
+            f"column {field.name!r} holds bfloat16, which LanceDB stores but cannot search or index; "
             "store float16, or the codes of a model that ends in bfloat16, which vecpipe scores"
         )
     if not pa.types.is_fixed_size_list(kind):
