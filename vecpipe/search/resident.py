@@ -18,11 +18,11 @@ from vecpipe.operators import Operator
 from vecpipe.pipeline import Model
 from vecpipe.scoring import Metric, Queries
 
-SKETCH_ROWS = 20_000
+SKETCH_ROWS = 32_768
 """Fewer rows than this are all scored: their codes are read as fast as a sketch would be."""
-SHORTLIST = 1_024
+SHORTLIST = 2_048
 """Rows that the sketch passes on, at least."""
-_SHORTLIST_SHARE = 128
+_SHORTLIST_SHARE = 64
 _MIN_BITS, _MAX_BITS = 256, 1_024
 _EVEN = 0.05
 _BLOCK = 8_192
@@ -93,7 +93,7 @@ class CodeMatrix:
             Rows outside are never found.
         shortlist
             Rows a query whose codes are scored, where sign bits are looked at first; 0 takes the larger of
-            ``SHORTLIST``, 4 times ``count`` and a 128th of the rows.
+            ``SHORTLIST``, 4 times ``count`` and a 64th of the rows.
         """
         live = self.valid if allowed is None else allowed if self.valid is None else allowed & self.valid
         among = None if live is None else np.flatnonzero(live)
