@@ -352,6 +352,14 @@ def to_codes(codes: Bytes, valid: Mask | None = None, *, fixed: bool = False) ->
     return pa.Array.from_buffers(pa.binary(), n, [_validity(valid), offsets, pa.py_buffer(codes)])
 
 
+def to_byte_lists(codes: Bytes, valid: Mask | None = None) -> Any:
+    """Return an Arrow fixed-size list of uint8 over ``(n, B) uint8`` codes, without copying them."""
+    codes = np.ascontiguousarray(codes, dtype=np.uint8)
+    n, width = codes.shape
+    child = pa.Array.from_buffers(pa.uint8(), n * width, [None, pa.py_buffer(codes)])
+    return pa.Array.from_buffers(pa.list_(pa.uint8(), width), n, [_validity(valid)], children=[child])
+
+
 def even_offsets(buffer: Any, n: int, width: int, size: int) -> bool:
     """Whether the offsets of a binary or string array start at 0 and all of its values are of one width.
 
@@ -393,6 +401,8 @@ def from_codes(data: Any, width: int, *, column: str = "code") -> tuple[Bytes, M
         data = data.chunk(0) if data.num_chunks == 1 else data.combine_chunks()
     if pa.types.is_null(data.type):
         return np.zeros((len(data), width), np.uint8), np.zeros(len(data), bool)
+    if pa.types.is_fixed_size_list(data.type) and data.type.value_type == pa.uint8():
+        return _from_byte_lists(data, width, column)
     if pa.types.is_fixed_size_binary(data.type) or pa.types.is_binary_view(data.type):
         data = data.cast(pa.binary())
     if not (pa.types.is_binary(data.type) or pa.types.is_large_binary(data.type)):
@@ -418,3 +428,46 @@ def from_codes(data: Any, width: int, *, column: str = "code") -> tuple[Bytes, M
     if live.size:
         codes[live] = flat[offsets[live][:, None].astype(np.int64) + np.arange(width)]
     return codes, valid
+
+
+def _from_byte_lists(array: Any, width: int, column: str) -> tuple[Bytes, Mask | None]:
+    """Return codes that are stored as fixed-size lists of bytes, which is how LanceDB takes packed bits."""
+    if array.type.list_size != width and array.null_count < len(array):
+        raise wrong_code_length(column, 0, array.type.list_size, width)
+    valid = None if array.null_count == 0 else np.asarray(array.is_valid().to_numpy(zero_copy_only=False))
+    if valid is not None and not valid.any():
+        return np.zeros((len(array), width), np.uint8), valid
+    child = array.values.slice(array.offset * width, len(array) * width)
+    flat = np.asarray(child.fill_null(0).to_numpy(zero_copy_only=False))
+    return flat.reshape(len(array), width), valid
+
+
+def to_sets(
+    data: Any, *, column: str = "vectors", dim: int | None = None
+) -> tuple[Float32, npt.NDArray[np.int64], Mask | None]:
+    """Turn a column of lists of vectors into one matrix, a row's vectors beside each other.
+
+    Returns
+    -------
+    (v, d) float32, (n + 1,) int64, (n,) bool or None
+        The vectors of all rows, where each row's begin, and the rows that are not NULL.
+
+    Raises
+    ------
+    InputError
+        Not lists of vectors, or a vector that breaks a rule of ``to_rows``.
+    """
+    if isinstance(data, pa.ChunkedArray):
+        data = data.chunk(0) if data.num_chunks == 1 else data.combine_chunks()
+    if not (pa.types.is_list(data.type) or pa.types.is_large_list(data.type)) or not _is_list(data.type.value_type):
+        raise InputError(f"{column}: expected lists of vectors, got {data.type}")
+    valid = None if data.null_count == 0 else np.asarray(data.is_valid().to_numpy(zero_copy_only=False))
+    lengths = pc.fill_null(pc.list_value_length(data), 0).to_numpy(zero_copy_only=False)
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    vectors = data.flatten()
+    if not len(vectors):
+        return np.zeros((0, dim or 1), np.float32), offsets, valid
+    rows = to_rows(vectors, column=column, dim=dim)
+    if rows.valid is not None:
+        raise null_element(f"{column}: a list of vectors")
+    return rows.values, offsets, valid

@@ -39,6 +39,10 @@ class ResumeError(VecpipeError, RuntimeError):
     """An unfinished run cannot be continued by this one; the message says what differs."""
 
 
+class RecallError(VecpipeError, RuntimeError):
+    """An audit found fewer of the true neighbours than was asked for; nothing has been switched over."""
+
+
 class AggregatesUnavailableWarning(UserWarning):
     """A database has the scalar functions but not the aggregates; the message says why and what to do."""
 

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import ThreadpoolController
 
-from vecpipe.arrays import Float32, Float64
+from vecpipe.arrays import Bytes, Float32, Float64
 
 BLOCK_ROWS = 8_192
 """Rows in one product of a fit: enough for BLAS to run at full speed, few enough to stay in cache."""
@@ -220,3 +220,20 @@ class HalfQuery:
 def inner_products(Q: Float32, X: Float32) -> Float32:
     """Return ``(m, n) float32`` inner products of queries with rows."""
     return np.asarray(Q @ X.T, dtype=np.float32)
+
+
+class BitRows:
+    """Rows of bits laid out once for Hamming distances to any number of queries.
+
+    Parameters
+    ----------
+    bits : (n, B) uint8, packed
+    """
+
+    def __init__(self, bits: Bytes) -> None:
+        self._packed = numkong.hammings_pack(np.ascontiguousarray(bits))
+        self.count = len(bits)
+
+    def distances(self, queries: Bytes) -> npt.NDArray[np.uint32]:
+        """Return ``(m, n) uint32`` bits that differ between ``(m, B) uint8`` queries and the rows."""
+        return np.asarray(numkong.hammings_packed(np.ascontiguousarray(queries), self._packed))

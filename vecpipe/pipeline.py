@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -71,8 +72,8 @@ class Model:
             self.widths.append(width)
         self.output_dim = width
         self._chain = _fold([(step, step.affine()) for step in self._moves])
-        self._coding = Coding(self._moves, self.codec) if self.codec else None
-        before = self._coding.before if self._coding else self._moves
+        self.coding: Coding | None = Coding(self._moves, self.codec) if self.codec else None
+        before = self.coding.before if self.coding else self._moves
         self._query_chain = _fold([(step, step.query_affine()) for step in before])
 
     def __repr__(self) -> str:
@@ -138,6 +139,14 @@ class Model:
         if self._moves:
             X, valid = _drop(X, valid)
         return X, valid
+
+    def affine(self) -> Affine | None:
+        """Return the model as one affine map, or None where a step is not affine or writes codes."""
+        maps = [step.affine() for step in self.steps]
+        whole = maps[0]
+        for found in maps[1:]:
+            whole = None if whole is None or found is None else whole.then(found)
+        return None if self.codec else whole
 
     def inverse(self, Y: Float32) -> Float32:
         """Return the ``(n, d)`` vectors nearest to what the steps map to ``(n, k)``.
@@ -208,8 +217,8 @@ class Model:
         moved, valid = self._run(self._query_chain, Q, None, queries=True)
         if valid is not None:
             moved = np.where(valid[:, None], moved, np.float32(np.nan))
-        if self._coding is not None:
-            return self._coding.prepare(moved, metric)
+        if self.coding is not None:
+            return self.coding.prepare(moved, metric)
         return Queries(moved, moved, np.zeros(len(moved), np.float32), metric)
 
     def score(self, queries: Queries, items: Bytes | Float32) -> Float32:
@@ -222,11 +231,11 @@ class Model:
             space after the last step that changes the geometry (see ``vecpipe.scoring``).
         items : (n, B) uint8 codes, or (n, k) float32 transformed vectors for a model without codec
         """
-        if self._coding is None:
+        if self.coding is None:
             vectors = _matrix(items, self.output_dim, "this model returns")
             return exact_scores(queries.moved, vectors, queries.metric)
         codes, _ = from_codes(np.asarray(items), self.bytes_per_vector)
-        return self._coding.score(queries, codes)
+        return self.coding.score(queries, codes)
 
     # Bytes -----------------------------------------------------------------------------------------------
 
@@ -296,6 +305,38 @@ class Model:
                 raise ModelFormatError(f"model: {name} is {record.get(name)!r}, but its spec makes it {value!r}")
         model.__dict__["_bytes"] = bytes(data)
         return model
+
+    def save(self, path: str | Path) -> None:
+        """Write the model's bytes to a file, whole or not at all.
+
+        Raises
+        ------
+        InputError
+            The file cannot be written.
+        """
+        from vecpipe.etl.files import write_whole  # vecpipe.etl imports this module
+
+        try:
+            write_whole(Path(path), self._bytes)
+        except OSError as error:
+            raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+    @staticmethod
+    def load(path: str | Path) -> Model:
+        """Read a model file.
+
+        Raises
+        ------
+        InputError
+            The file cannot be read.
+        ModelFormatError
+            It is no model; the message says why.
+        """
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+        return Model.from_bytes(data)
 
     def describe(self) -> dict[str, Any]:
         """Return what the model is, as plain values: spec, shapes, bytes, what the fit saw, variance kept."""

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from vecpipe import kernels
 from vecpipe.arrays import Bytes, Float32, Mask
@@ -114,6 +115,10 @@ class Coding:
         assert self._turn is not None
         return kernels.affine(X, self._turn.matrix, np.zeros(self._turn.offset.shape[0]))
 
+    def place(self, moved: Float32) -> Float32:
+        """Return where vectors ``(m, k)`` of the space that scores speak of lie among the decoded codes."""
+        return moved if self._turn is None else kernels.affine(moved, self._turn.matrix, self._turn.offset)
+
     @cached_property
     def _centre_prepared(self) -> Any:
         assert self._centre is not None
@@ -162,3 +167,24 @@ def _minus_distance(lengths: Float32, products: Float32, norms: Float32) -> Floa
 def _over(products: Float32, lengths: Float32) -> Float32:
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.asarray(products / np.where(lengths > 0, lengths, np.float32(np.nan)), dtype=np.float32)
+
+
+def max_sim(Q: Float32, X: Float32, offsets: npt.NDArray[np.int64]) -> Float32:
+    """Return ``(n,) float32`` late-interaction scores: for each query vector its best match in a row's set, summed.
+
+    Parameters
+    ----------
+    Q : (t, d) float32
+        The vectors of one query.
+    X : (v, d) float32
+        The vectors of all rows, a row's beside each other.
+    offsets : (n + 1,) int64
+        Where each row's begin; an empty set scores NaN.
+    """
+    sizes = np.diff(offsets)
+    scores = np.full(len(sizes), np.nan, dtype=np.float32)
+    full = sizes > 0
+    if full.any():
+        products = kernels.inner_products(Q, X)
+        scores[full] = np.maximum.reduceat(products, offsets[:-1][full], axis=1).sum(axis=0)
+    return scores

@@ -67,3 +67,15 @@ def aggregate(rows: int, dim: int, tenants: int, threads: int, runs: int) -> Non
     from vecpipe.bench.aggregate import run
 
     run(rows, dim, tenants, threads, runs, Console(width=160))
+
+
+@bench.command()
+@click.option("--rows", default=200_000, show_default=True, type=click.IntRange(10_000), help="Rows of the table.")
+@click.option("--dim", default=384, show_default=True, type=click.IntRange(8, 4_096), help="Width of the vectors.")
+@click.option("--spec", default="int4", show_default=True, help="Model whose codes are kept in a column.")
+@click.option("--runs", default=3, show_default=True, type=click.IntRange(1, 100), help="Runs of each measurement.")
+def lancedb(rows: int, dim: int, spec: str, runs: int) -> None:
+    """Fill a column of codes in a LanceDB table against building LanceDB's own index."""
+    from vecpipe.bench.lancedb import run
+
+    run(rows, dim, spec, runs, Console(width=160))

@@ -40,25 +40,6 @@ def database(path: Path, *, read_only: bool = True) -> Iterator[duckdb.DuckDBPyC
         con.close()
 
 
-def model_from_file(path: Path) -> Model:
-    """Read a model file.
-
-    Raises
-    ------
-    InputError
-        It cannot be read.
-    ModelFormatError
-        It is no model.
-    """
-    from vecpipe.pipeline import Model
-
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    return Model.from_bytes(data)
-
-
 def model_from_database(path: Path, name: str) -> Model:
     """Return the newest model of a name in a database's catalog.
 
@@ -82,9 +63,10 @@ def find_model(model: str, db: Path | None, *others: Path) -> Model:
         It is neither a file nor a name in any of them.
     """
     from vecpipe.etl.tables import is_duckdb
+    from vecpipe.pipeline import Model
 
     if db is None and Path(model).is_file():
-        return model_from_file(Path(model))
+        return Model.load(Path(model))
     places = [db] if db is not None else [path for path in others if path.is_file() and is_duckdb(path)]
     if not places:
         raise ModelNotFoundError(

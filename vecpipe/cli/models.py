@@ -51,14 +51,15 @@ def show(place: Path, name: str | None, as_object: bool) -> None:
     vecpipe show docs.duckdb docs
     vecpipe show docs.vecpipe
     """
-    from vecpipe.cli.common import model_from_database, model_from_file
+    from vecpipe.cli.common import model_from_database
     from vecpipe.etl.tables import is_duckdb
+    from vecpipe.pipeline import Model
 
     if name is None and is_duckdb(place):
         raise click.UsageError(f"{place} is a database: say which model of it (vecpipe models {place} lists them).")
     if name is not None and place.is_file() and not is_duckdb(place):
         raise click.UsageError(f"{place} is not a DuckDB database; for a model file give the file alone.")
-    model = model_from_file(place) if name is None else model_from_database(place, name)
+    model = Model.load(place) if name is None else model_from_database(place, name)
     about = model.describe()
     if as_object:
         click.echo(as_json(about))
@@ -97,15 +98,11 @@ def export(db: Path, name: str, file: Path, overwrite: bool) -> None:
     """
     from vecpipe.cli.common import model_from_database
     from vecpipe.errors import InputError
-    from vecpipe.etl.files import write_whole
 
     if file.exists() and not overwrite:
         raise InputError(f"{file} exists already; choose another name, or overwrite it (--overwrite)")
     model = model_from_database(db, name)
-    try:
-        write_whole(file, model.to_bytes())
-    except OSError as error:
-        raise InputError(f"{file}: cannot be written ({error.strerror or error})") from error
+    model.save(file)
     click.echo(f"{file}: {model.spec}, {len(model.to_bytes()):,} bytes, hash {model.hash[:12]}")
 
 
@@ -119,10 +116,11 @@ def import_(db: Path, file: Path, name: str | None) -> None:
     \b
     vecpipe import docs.duckdb docs.vecpipe --name docs
     """
-    from vecpipe.cli.common import database, model_from_file
+    from vecpipe.cli.common import database
     from vecpipe.engines.duckdb import save_model
+    from vecpipe.pipeline import Model
 
-    model = model_from_file(file)
+    model = Model.load(file)
     name = name or file.stem
     with database(db, read_only=False) as con:
         version = save_model(con, name, model)

@@ -39,15 +39,16 @@ class Part:
     invalid: int
 
 
-class Workspace:
-    """The folder ``TARGET.partial`` of a run, locked for as long as the run lasts.
+class RunFolder:
+    """The folder of a run, locked for as long as the run lasts, with a manifest of what it is a run of.
 
     Parameters
     ----------
     folder
         Made where it is missing.
     run
-        What this is a run of, as JSON values: ``model``, ``source``, ``options``, ``vecpipe``, ``part_rows``.
+        What this is a run of, as JSON values: ``model``, ``source``, ``options``, ``vecpipe``, ``part_rows``, and
+        ``id``, which a resumed run takes over together with ``part_rows``.
     restart
         Throw away what an earlier run has left.
 
@@ -71,18 +72,23 @@ class Workspace:
             before = self._manifest()
             if before is not None:
                 refuse_other_run(folder, before, run)
-                run = run | {"part_rows": before["part_rows"]}
+                run = run | {key: before[key] for key in ("part_rows", "id") if key in before}
             else:
                 self._clear()
+            self.run = run
             self.part_rows = int(run["part_rows"])
             write_whole(folder / _MANIFEST, json.dumps(run, indent=2).encode())
-            self.parts = self._finished()
+            self._load()
         except OSError as error:
             self._lock.close()
             raise ResumeError(f"{folder}: cannot be prepared ({error})") from error
         except BaseException:
             self._lock.close()
             raise
+
+    def _load(self) -> None:
+        """Find what an earlier run has finished, and throw away the rest."""
+        raise NotImplementedError
 
     def _acquire(self) -> None:
         if fcntl is None:
@@ -109,6 +115,22 @@ class Workspace:
             if path.name != "lock":
                 path.unlink()
 
+    def close(self) -> None:
+        """Let another process have the folder."""
+        self._lock.close()
+
+    def remove(self) -> None:
+        """Throw the folder away."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.close()
+
+
+class Workspace(RunFolder):
+    """The folder ``TARGET.partial`` of a run whose parts follow each other, from the first row to the last."""
+
+    def _load(self) -> None:
+        self.parts = self._finished()
+
     def _finished(self) -> list[Part]:
         """Return the finished parts from the first on without a gap; throw away everything else."""
         found: dict[int, Part] = {}
@@ -116,7 +138,7 @@ class Workspace:
             match = _PART.match(path.name)
             if match:
                 number, rows, invalid = (int(text) for text in match.groups())
-                if _readable(path, rows):
+                if readable(path, rows):
                     found[number] = Part(path, number, rows, invalid)
                     continue
             if path.name not in ("lock", _MANIFEST):
@@ -140,43 +162,27 @@ class Workspace:
                 for position in range(reader.num_record_batches):
                     yield reader.get_batch(position)
 
-    def close(self) -> None:
-        """Let another process have the folder."""
-        self._lock.close()
 
-    def remove(self) -> None:
-        """Throw the folder away."""
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.close()
+class DraftPart:
+    """A part being written; it counts once it has been moved into place."""
 
-
-class PartWriter:
-    """One part being written; it counts once ``finish`` has moved it into place."""
-
-    def __init__(self, workspace: Workspace, schema: Any) -> None:
-        self._workspace = workspace
-        self._draft = workspace.folder / "draft.arrow"
+    def __init__(self, folder: Path, schema: Any) -> None:
+        self._draft = folder / "draft.arrow"
         self._file = pa.OSFile(str(self._draft), "wb")
         self._writer = pa.ipc.new_file(self._file, schema)
-        self._rows = self._invalid = 0
+        self.rows = self.invalid = 0
 
     def write(self, batch: Any, invalid: int) -> None:
         """Add rows."""
         self._writer.write_batch(batch)
-        self._rows += batch.num_rows
-        self._invalid += invalid
+        self.rows += batch.num_rows
+        self.invalid += invalid
 
-    def finish(self) -> Part:
+    def move(self, path: Path) -> None:
         """Flush the part to disk and move it into place."""
         self.close()
-        workspace = self._workspace
-        number = len(workspace.parts)
-        path = workspace.folder / f"part-{number:06d}-{self._rows}-{self._invalid}.arrow"
         with replacing(path) as draft:
             os.replace(self._draft, draft)
-        part = Part(path, number, self._rows, self._invalid)
-        workspace.parts.append(part)
-        return part
 
     def close(self) -> None:
         """Close the file; what it holds is a draft."""
@@ -184,7 +190,26 @@ class PartWriter:
         self._file.close()
 
 
-def _readable(path: Path, rows: int) -> bool:
+class PartWriter(DraftPart):
+    """The next part of a workspace."""
+
+    def __init__(self, workspace: Workspace, schema: Any) -> None:
+        super().__init__(workspace.folder, schema)
+        self._workspace = workspace
+
+    def finish(self) -> Part:
+        """Put the part behind those that are there."""
+        workspace = self._workspace
+        number = len(workspace.parts)
+        path = workspace.folder / f"part-{number:06d}-{self.rows}-{self.invalid}.arrow"
+        self.move(path)
+        part = Part(path, number, self.rows, self.invalid)
+        workspace.parts.append(part)
+        return part
+
+
+def readable(path: Path, rows: int) -> bool:
+    """Return whether a file is a whole Arrow file of so many rows."""
     try:
         with pa.memory_map(str(path)) as file:
             reader = pa.ipc.open_file(file)

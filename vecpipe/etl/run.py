@@ -11,10 +11,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from vecpipe.arrays import OnInvalid, from_codes, to_codes, to_rows, to_vectors
 from vecpipe.errors import InputError, ResumeError, VecpipeError
+from vecpipe.etl.ordered import in_order
 from vecpipe.etl.parts import PartWriter, Workspace
 from vecpipe.etl.tables import BLOCK_ROWS, Table, open_table
 from vecpipe.etl.targets import Target, open_target
@@ -290,7 +291,8 @@ def _compute(source: Table, workspace: Workspace, plan: _Plan, threads: int | No
     writer: PartWriter | None = None
     try:
         with one_blas_thread(), ThreadPoolExecutor(workers, "vecpipe-apply") as pool:
-            for result in _in_order(pool, _numbered(blocks, workspace.part_rows), plan, 2 * workers):
+            calls = _calls(blocks, workspace.part_rows, plan)
+            for result in in_order(pool, calls, 2 * workers):
                 if writer is None:
                     writer = workspace.writer(plan.schema)
                 if result is None:
@@ -311,27 +313,12 @@ def _compute(source: Table, workspace: Workspace, plan: _Plan, threads: int | No
         )
 
 
-def _numbered(blocks: Iterator[tuple[int, Any]], part_rows: int) -> Iterator[tuple[int, Any]]:
-    """Yield ``(position of the first row, block)``."""
+def _calls(blocks: Iterator[tuple[int, Any]], part_rows: int, plan: _Plan) -> Iterator[Callable[[], Any] | None]:
+    """Yield what is to be computed for each block, and None at the end of a part."""
     offset = 0
     for part, block in blocks:
-        yield part * part_rows + offset, block
+        yield None if block is None else partial(plan.compute, block, part * part_rows + offset)
         offset = 0 if block is None else offset + block.num_rows
-
-
-def _in_order(pool: ThreadPoolExecutor, blocks: Iterator[tuple[int, Any]], plan: _Plan, ahead: int) -> Iterator[Any]:
-    """Compute blocks in several threads, at most ``ahead`` at a time, and yield results in order."""
-    waiting: deque[Future[Any] | None] = deque()
-    for position, block in blocks:
-        waiting.append(None if block is None else pool.submit(plan.compute, block, position))
-        while len(waiting) > ahead:
-            yield _result(waiting.popleft())
-    while waiting:
-        yield _result(waiting.popleft())
-
-
-def _result(future: Future[Any] | None) -> Any:
-    return None if future is None else future.result()
 
 
 def _part_rows(schema: Any) -> int:

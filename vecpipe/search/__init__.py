@@ -1,1 +1,1 @@
-"""Retrieval over vectors and codes, with no engine in sight."""
+"""Retrieval over matrices of codes and scores: no Arrow, no engine."""

@@ -11,7 +11,7 @@ import itertools
 import threading
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ _HAS_CATALOG = """
 """
 _KEPT: list[Callable[..., Any]] = []
 _LIVE: dict[int, list[weakref.ref[duckdb.DuckDBPyConnection]]] = {}
+_LENT: dict[int, dict[str, Any]] = {}
 _LOCK = threading.RLock()
 _TOKENS = itertools.count(1)
 
@@ -192,9 +193,40 @@ def _cursor_of(token: int) -> duckdb.DuckDBPyConnection:
         con = ref()
         if con is not None:
             try:
-                return con.cursor()
+                cursor = con.cursor()
             except duckdb.Error:
                 continue
+            for name, data in _LENT.get(token, {}).items():
+                cursor.register(name, data)
+            return cursor
     raise EngineError(
         "every connection that vecpipe was registered on is closed; call vecpipe.register(con) on an open one"
     )
+
+
+def lend(con: duckdb.DuckDBPyConnection, data: Mapping[str, Any]) -> duckdb.DuckDBPyConnection:
+    """Register Arrow data by name on a connection, and on the cursors that functions of vecpipe open for it.
+
+    What is registered is seen by one connection alone in DuckDB; a fit that reads a query would not find it.
+
+    Returns
+    -------
+    DuckDBPyConnection
+        A new cursor that sees the data, for the caller to close.
+
+    Raises
+    ------
+    EngineError
+        vecpipe was not registered on the connection.
+    """
+    try:
+        token = con.cursor().execute("SELECT _vec_database()").fetchall()[0][0]
+    except duckdb.Error as error:
+        raise EngineError(f"{error}\nCall vecpipe.register(con) first") from error
+    try:
+        for name, value in data.items():
+            con.register(name, value)
+    except duckdb.Error as error:
+        raise EngineError(f"{error}\nin: registering {', '.join(data)}") from error
+    _LENT.setdefault(token, {}).update(data)
+    return _cursor_of(token)

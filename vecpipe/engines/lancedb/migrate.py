@@ -1,0 +1,304 @@
+"""Changing the model of a column while the table is in use: a second column, an audit, one commit that swaps the names.
+
+The old column stays as ``COLUMN_previous`` until the migration is finished, so that going back is one commit as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from vecpipe.arrays import Float32, Mask, from_codes, to_rows
+from vecpipe.engines.lancedb import tags
+from vecpipe.engines.lancedb.catalog import load_model
+from vecpipe.engines.lancedb.columns import add_column, drop, refresh, source_of, written_by
+from vecpipe.engines.lancedb.host import asking, database_of, latest_dataset
+from vecpipe.engines.lancedb.marks import mark_of, marked, no_marks
+from vecpipe.errors import CapabilityError, EngineError, InputError, RecallError
+from vecpipe.metrics.retrieval import nearest, recall_at, top_places
+from vecpipe.pipeline import Model
+from vecpipe.scoring import Metric
+
+_TOLERANCE = 0.02
+_QUERY_SHARE = 16
+
+
+@dataclass(frozen=True)
+class Migrated:
+    """What a migration has done.
+
+    Attributes
+    ----------
+    rows, resumed
+        Rows written into the new column, and how many of them an interrupted run had computed.
+    before, after
+        Recall@k of the old and of the new column on the sample, against exact search on their source. A column of
+        raw vectors is its own source: its recall is 1.
+    cut_over
+        Whether the new column has taken the name of the old one.
+    behind
+        Rows that other writers added meanwhile and that have no value in the new column yet.
+    """
+
+    table: str
+    column: str
+    rows: int
+    resumed: int
+    before: float
+    after: float
+    cut_over: bool
+    behind: int
+    version: int
+
+
+def migrate(
+    table: Any,
+    column: str,
+    model: Model | str,
+    *,
+    name: str | None = None,
+    min_recall: float | None = None,
+    metric: Metric = "cosine",
+    k: int = 10,
+    sample: int = 4_096,
+    queries: Any = None,
+    cut_over: bool = True,
+    **filling: Any,
+) -> Migrated:
+    """Give a column another model: fill a second column, audit it, then swap the names in one commit.
+
+    Readers find the old values under the column's name until the swap, and the new ones from then on. A migration
+    that is interrupted at any moment goes on where it stopped when called again in the same way.
+
+    Parameters
+    ----------
+    table : lancedb.table.LanceTable
+    column
+        Column that a model writes, whose source is read again; or a column of raw vectors, which a model without
+        codec then maps, for example into the space of another encoder. Raw vectors must not be written meanwhile.
+    model
+        The new model, or the name of one in the catalog of the table's database.
+    name
+        Name for the model in the catalog; ``TABLE.COLUMN`` by default.
+    min_recall
+        Least recall@k of the new column on the sample; by default that of the old one less 0.02, and for raw vectors
+        none.
+    metric, k, sample
+        What the audit measures, and on how many rows. A sixteenth of them are the queries.
+    queries : (m, d) or None
+        Queries of your own for the audit, in the space of the source.
+    cut_over
+        False stops before the swap, with the new column as ``COLUMN_next``: to index it, and to call again.
+    **filling
+        ``on_invalid``, ``checkpoint``, ``restart``, ``part_rows``, ``threads``, ``progress``: see ``add_column``.
+
+    Raises
+    ------
+    RecallError
+        The audit found less than ``min_recall``; both numbers are in the message, the new column stays beside.
+    InputError
+        There is no such column, or an earlier migration of it has not been finished.
+    CapabilityError
+        A codec for a column of raw vectors.
+    EngineError
+        LanceDB refused, or stored values are not what the model gives.
+    """
+    dataset = latest_dataset(table)
+    if column not in dataset.schema.names:
+        raise InputError(f"no column {column!r}; there are {', '.join(dataset.schema.names)}")
+    if isinstance(model, str):
+        name, model = model, load_model(database_of(table), model)
+    mark = mark_of(dataset.schema.field(column))
+    following, previous = f"{column}_next", f"{column}_previous"
+    if previous in dataset.schema.names:
+        if mark is not None and mark.hash == model.hash:
+            return _resumed_after_swap(table, column, filling)
+        raise InputError(
+            f"{table.name!r} has a column {previous!r}: finish_migration(table, {column!r}) drops it, "
+            f"undo_migration(table, {column!r}) goes back to it"
+        )
+    if mark is not None and mark.hash == model.hash:
+        raise InputError(f"column {column!r} is written by model {model.hash} already; refresh brings it up to date")
+    if mark is None and model.codec is not None:
+        raise CapabilityError(
+            f"{column!r} holds raw vectors and {model.spec!r} writes codes: add_column keeps codes beside the vectors; "
+            "a migration of raw vectors takes a model without codec"
+        )
+    source = column if mark is None else source_of(dataset, mark)
+    old = None if mark is None else load_model(database_of(table), mark.name, mark.version)
+    named = name or f"{table.name}.{column}"
+    filled = add_column(table, following, model, source=source, name=named, **filling)
+    before, after = _audit(table, source, (column, old), (following, model), metric, k, sample, queries)
+    least = (before - _TOLERANCE if mark is not None else 0.0) if min_recall is None else min_recall
+    if after < least:
+        raise RecallError(
+            f"recall@{k} of {model.spec!r} is {after:.3f} on a sample of {table.name!r}, asked for {least:.3f} "
+            f"({column!r} has {before:.3f}); nothing was switched over. min_recall= lets it pass, "
+            f"drop(table, {following!r}) gives it up"
+        )
+    if not cut_over:
+        return Migrated(
+            table.name, column, filled.rows, filled.resumed, before, after, False, filled.behind, filled.version
+        )
+    _swap(table, (column, previous, "deprecated"), (following, column, "production"))
+    behind = _settle(table, column, filling)
+    return Migrated(table.name, column, filled.rows, filled.resumed, before, after, True, behind, int(table.version))
+
+
+def undo_migration(table: Any, column: str) -> int:
+    """Give a column its old values back, from ``COLUMN_previous``, and return the table's version.
+
+    Rows written since the swap get the old model's values first. The new values stay as ``COLUMN_next``.
+
+    Raises
+    ------
+    InputError
+        There is no ``COLUMN_previous``, or rows written since the swap have no old raw vector.
+    EngineError
+        LanceDB refused.
+    """
+    following, previous = f"{column}_next", f"{column}_previous"
+    schema = _unfinished(table, column)
+    if mark_of(schema.field(previous)) is not None:
+        refresh(table, previous)
+    else:
+        missing = _count(table, f"`{column}` IS NOT NULL AND `{previous}` IS NULL")
+        if missing:
+            raise InputError(
+                f"{missing} rows were written to {column!r} since the swap and have no {previous!r}; "
+                "going back would lose them"
+            )
+    _swap(table, (column, following, "archived"), (previous, column, "production"))
+    return int(table.version)
+
+
+def finish_migration(table: Any, column: str) -> int:
+    """Drop the old column that a migration has kept, and return the table's version; from then on there is no way back.
+
+    Raises
+    ------
+    InputError
+        There is no ``COLUMN_previous``, or it is the source of other columns.
+    EngineError
+        LanceDB refused.
+    """
+    previous = f"{column}_previous"
+    schema = _unfinished(table, column)
+    if mark_of(schema.field(previous)) is not None:
+        return drop(table, previous)
+    dataset = latest_dataset(table)
+    made = [name for name in marked(schema) if source_of(dataset, written_by(schema, name)) == previous]
+    if made:
+        raise InputError(
+            f"{', '.join(made)} of {table.name!r} are made from {previous!r}: drop them, or keep it; new ones can be "
+            f"made from {column!r}"
+        )
+    with asking(f"drop the column {previous!r} of {table.name!r}"):
+        table.drop_columns([previous])
+        table.checkout_latest()
+    return int(table.version)
+
+
+def _unfinished(table: Any, column: str) -> Any:
+    schema = latest_dataset(table).schema
+    if f"{column}_previous" not in schema.names:
+        raise InputError(f"{table.name!r} has no column {column + '_previous'!r}: no migration of {column!r} is open")
+    return schema
+
+
+def _swap(table: Any, *renamed: tuple[str, str, str]) -> None:
+    """Rename columns in one commit, then say what state each is in."""
+    with asking(f"rename columns of {table.name!r}"):
+        table.alter_columns(*({"path": old, "rename": new} for old, new, _ in renamed))
+        table.update_field_metadata(
+            *({"path": new, "metadata": {"lancedb:status": status}} for _, new, status in renamed)
+        )
+        for name in {name for old, new, _ in renamed for name in (old, new)}:
+            tags.remove(table, name)  # a version from before the swap has other columns by these names
+        table.checkout_latest()
+
+
+def _settle(table: Any, column: str, filling: dict[str, Any]) -> int:
+    """Fill in rows that came between the fill and the swap; return how many could not be."""
+    previous = f"{column}_previous"
+    if mark_of(table.schema.field(previous)) is not None:
+        return refresh(table, column, **filling).behind
+    # What was a map of the raw vectors is the raw column now: a refresh must never write over it.
+    with asking(f"take the mark off {column!r}"):
+        table.update_field_metadata({"path": column, "metadata": no_marks()})
+    return _count(table, f"`{column}` IS NULL AND `{previous}` IS NOT NULL")
+
+
+def _resumed_after_swap(table: Any, column: str, filling: dict[str, Any]) -> Migrated:
+    behind = _settle(table, column, filling)
+    return Migrated(table.name, column, 0, 0, float("nan"), float("nan"), True, behind, int(table.version))
+
+
+def _count(table: Any, where: str) -> int:
+    with asking(f"count rows of {table.name!r}"):
+        return int(table.count_rows(where))
+
+
+def _audit(
+    table: Any,
+    source: str,
+    old: tuple[str, Model | None],
+    new: tuple[str, Model],
+    metric: Metric,
+    k: int,
+    sample: int,
+    queries: Any,
+) -> tuple[float, float]:
+    """Return recall@k of both columns on sampled rows, after checking that the new one holds what its model gives."""
+    dataset = latest_dataset(table)
+    count = dataset.count_rows()
+    chosen = np.sort(np.random.default_rng(0).choice(count, min(sample, count), replace=False))
+    with asking(f"read a sample of {table.name!r}"):
+        columns = list(dict.fromkeys([source, old[0], new[0]]))
+        rows = dataset.take(chosen.tolist(), columns=columns)
+    raw = to_rows(rows[source], column=source, on_invalid="null")
+    stored, valid = _stored(rows[new[0]], new[1], new[0])
+    usable = valid if raw.valid is None else valid & raw.valid
+    _check_stored(new, raw.values[usable], stored[usable])
+    before, known = (None, usable) if old[1] is None else _stored(rows[old[0]], old[1], old[0])
+    usable = usable & known
+    X = raw.values[usable]
+    if queries is None:
+        held = max(1, len(X) // _QUERY_SHARE)
+        Q, X, places = X[:held], X[held:], np.flatnonzero(usable)[held:]
+    else:
+        Q, places = to_rows(queries, column="queries", dim=raw.dim).values, np.flatnonzero(usable)
+    if len(X) < k or not len(Q):
+        raise InputError(f"{len(X)} rows with vectors are too few to audit recall@{k}")
+    exact = nearest(Q, X, k, metric)
+    now = 1.0 if old[1] is None or before is None else _recall(old[1], Q, before[places], exact, k, metric)
+    return now, _recall(new[1], Q, stored[places], exact, k, metric)
+
+
+def _stored(values: Any, model: Model, column: str) -> tuple[Any, Mask]:
+    """Return what is stored, ``(n, B) uint8`` codes or ``(n, k) float32`` vectors, and which rows have a value."""
+    found: Any
+    if model.codec is None:
+        rows = to_rows(values, column=column, dim=model.output_dim)
+        found, valid = rows.values, rows.valid
+    else:
+        found, valid = from_codes(values, model.bytes_per_vector, column=column)
+    return found, np.ones(len(found), bool) if valid is None else valid
+
+
+def _check_stored(new: tuple[str, Model], X: Float32, stored: Any) -> None:
+    column, model = new
+    if model.codec is None:
+        expected, _ = model.transform(X)
+        same = np.allclose(stored, expected, rtol=1e-4, atol=1e-5 * max(1.0, float(np.abs(expected).max(initial=0.0))))
+    else:
+        same = np.array_equal(stored, model.encode(X)[0])
+    if not same:
+        raise EngineError(f"{column!r} does not hold what {model.spec!r} gives; drop it and migrate again")
+
+
+def _recall(model: Model, Q: Float32, stored: Any, exact: Any, k: int, metric: Metric) -> float:
+    scores = model.score(model.prepare(Q, metric), stored)
+    return recall_at(top_places(scores, k), exact, k)
