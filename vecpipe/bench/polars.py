@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from rich.console import Console
 
-from vecpipe.arrays import Float32
 from vecpipe.bench.data import vectors
 from vecpipe.bench.timing import Line, cpu_seconds, medians, show
 from vecpipe.errors import VecpipeError
+from vecpipe.kernels import one_blas_thread
 from vecpipe.metrics.retrieval import recall_at, top_places
 
 _BATCH = 2_048
@@ -44,8 +44,9 @@ def run(rows: int, dim: int, runs: int, console: Console) -> list[Line]:
     recall = recall_at(joined, wanted, 10)
 
     def kernel() -> None:
-        for start in range(0, rows, _BATCH):
-            int8.encode(X[start : start + _BATCH])
+        with one_blas_thread():
+            for start in range(0, rows, _BATCH):
+                int8.encode(X[start : start + _BATCH])
 
     def products() -> None:
         for start in range(0, rows, _BLOCK):
@@ -61,7 +62,8 @@ def run(rows: int, dim: int, runs: int, console: Console) -> list[Line]:
         "products": products,
     }
     seconds = medians(tasks, runs)
-    work = medians(tasks, runs, clock=cpu_seconds)
+    with one_blas_thread():  # BLAS threads that wait for work would count
+        work = medians(tasks, runs, clock=cpu_seconds)
 
     def line(what: str, ours: str, peer_name: str, peer: str, target: str, note: str = "") -> Line:
         cpu = f"processor time {work[ours] / work[peer]:.2f}"
@@ -70,9 +72,15 @@ def run(rows: int, dim: int, runs: int, console: Console) -> list[Line]:
     lines = [
         line(f"transform pca({kept})", "transform", "NumPy product", "product", "<= 1.3"),
         line(f"transform pca({kept}), streaming", "streaming", "NumPy product", "product", "<= 1.3"),
-        line("encode int8", "encode", "kernel in one thread", "kernel", "<= 1"),
-        line(f"knn_join of {_ASKED:,} rows, k = 10", "join", "the products alone", "products", "<= 3",
-             f"recall@10 {recall:.3f}"),  # fmt: skip
+        line("encode int8", "encode", "kernel by blocks", "kernel", "<= 1.5"),
+        line(
+            f"knn_join of {_ASKED:,} rows, k = 10",
+            "join",
+            "the products alone",
+            "products",
+            "<= 2",
+            f"recall@10 {recall:.3f}",
+        ),
     ]
     show("vecpipe bench polars", lines, console)
     return lines

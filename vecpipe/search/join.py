@@ -24,9 +24,9 @@ Places = npt.NDArray[np.int64]
 Block = TypeVar("Block")
 Scorer = Callable[[Any], Float32]
 
-QUERY_ROWS = 1_024
-"""Queries that share one product: with blocks of 8,192 rows their scores take 32 MB."""
-BLOCK_ROWS = 8_192
+QUERY_ROWS = 512
+"""Queries that share one product: with blocks of 4,096 rows their scores take 8 MB."""
+BLOCK_ROWS = 4_096
 
 
 class Best:
@@ -55,15 +55,15 @@ class Best:
 
     def add(self, scores: Float32) -> None:
         """Take in the scores ``(m, n)`` of the next n rows; NaN and -inf are no scores."""
-        m, n = scores.shape
-        k = self._k
+        n, k = scores.shape[1], self._k
         limit = self.scores[:, -1]
         if self._seen < k < n:
             # Nothing to beat yet: without the k-th best of the block every row would be a candidate.
             clean = np.where(np.isnan(scores), np.float32(-np.inf), scores)
             limit = np.maximum(limit, np.nextafter(np.partition(clean, n - k, axis=1)[:, n - k], np.float32(-np.inf)))
-        rows, columns = np.nonzero(scores > limit[:, None])
-        if rows.size:
+        flat = np.flatnonzero(scores > limit[:, None])
+        if flat.size:
+            rows, columns = np.divmod(flat, n)
             self._merge(rows, scores[rows, columns], columns + self._seen)
         self._seen += n
 

@@ -16,13 +16,13 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from vecpipe.arrays import Bytes, Float32, Mask, OnInvalid, Rows, finite_rows, from_codes, to_codes, to_rows, to_vectors
+from vecpipe.arrays import Float32, Mask, OnInvalid, Rows, finite_rows, from_codes, to_codes, to_rows, to_vectors
 from vecpipe.errors import InputError, SpecError
 from vecpipe.kernels import one_blas_thread
 from vecpipe.pipeline import Model
 from vecpipe.scoring import Metric, exact_scores
 
-_ROWS = 2_048
+_ROWS = 1_024
 _CODE_ROWS = 8_192
 
 Values = npt.NDArray[Any]
@@ -147,7 +147,7 @@ def width_of(series: pl.Series) -> int | None:
     if series.null_count() == len(series):
         return None
     if isinstance(series.dtype, pl.Array):
-        return series.dtype.size
+        return int(series.dtype.size)
     return to_rows(series, column=_label(series)).dim
 
 
@@ -176,7 +176,7 @@ def _rows(column: Any, series: pl.Series, dim: int, on_invalid: OnInvalid, start
     return to_rows(column, column=_label(series), dim=dim, on_invalid=on_invalid, first_row=start)
 
 
-def _items(model: Model, column: Any, series: pl.Series, start: int) -> tuple[Bytes | Float32, Mask | None]:
+def _items(model: Model, column: Any, series: pl.Series, start: int) -> Piece:
     """Return what a model scores and decodes: codes, or transformed vectors where it has no codec."""
     if model.codec is not None:
         return from_codes(column, model.bytes_per_vector, column=_label(series))

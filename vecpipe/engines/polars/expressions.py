@@ -107,7 +107,9 @@ def _method(cls: type[Operator]) -> Callable[..., pl.Expr]:
         try:
             given = dict(signature.bind(self, *values, **named).arguments)
         except TypeError as error:
-            raise SpecError(f"{cls.name}: {error}; it takes {', '.join(p.name for p in declared) or 'nothing'}") from None
+            raise SpecError(
+                f"{cls.name}: {error}; it takes {', '.join(p.name for p in declared) or 'nothing'}"
+            ) from None
         del given["self"]
         step = cls(**given)
         return self._map(lambda series: _apply(step, series), _result_type(step))

@@ -61,9 +61,7 @@ class VecFrame(Generic[Frame]):
             raise InputError(f"no column {missing[0]!r}; there are {', '.join(_names(self._frame))}")
         asked = None if queries is None else queries.select(_vectors(queries, column or name))
         rows = self._frame.select(wanted)
-        return fit(
-            rows, spec, column=name, weight=weight, queries=asked, on_invalid=on_invalid, threads=threads
-        )
+        return fit(rows, spec, column=name, weight=weight, queries=asked, on_invalid=on_invalid, threads=threads)
 
     def knn_join(
         self,
@@ -182,14 +180,18 @@ class _Blocks:
         """Return the ids of the rows at these places."""
         if self._id is None:
             return places
-        return pl.concat(self._ids).gather(places) if self._ids else _columns(self._frame, self._id).lazy().collect()[self._id]
+        return (
+            pl.concat(self._ids).gather(places)
+            if self._ids
+            else _columns(self._frame, self._id).lazy().collect()[self._id]
+        )
 
 
 def _batches(frame: pl.DataFrame | pl.LazyFrame) -> Iterator[pl.DataFrame]:
     if isinstance(frame, pl.DataFrame):
         yield frame
     else:
-        yield from frame.collect_batches(chunk_size=8 * BLOCK_ROWS, engine="streaming")
+        yield from frame.collect_batches(chunk_size=16 * BLOCK_ROWS, engine="streaming")
 
 
 def _columns(frame: Frame, *names: str | None) -> Frame:
@@ -197,7 +199,7 @@ def _columns(frame: Frame, *names: str | None) -> Frame:
 
 
 def _names(frame: pl.DataFrame | pl.LazyFrame) -> list[str]:
-    return frame.lazy().collect_schema().names()
+    return list(frame.lazy().collect_schema().names())
 
 
 def _type(frame: pl.DataFrame | pl.LazyFrame, name: str) -> pl.DataType:
