@@ -32,6 +32,7 @@ lint: $(STAMP)  ## Check style and types
 bench: $(STAMP)  ## Measure speed against the peers, ratios in one run
 	$(BIN)/vecpipe bench apply
 	$(BIN)/vecpipe bench aggregate
+	$(BIN)/vecpipe bench polars
 
 docs: $(STAMP)  ## Write docs/reference.md and the results shown in README and docs
 	$(BIN)/python -m vecpipe.reference docs/reference.md

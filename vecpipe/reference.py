@@ -92,7 +92,8 @@ def _operator(cls: type[Operator]) -> Iterator[str]:
     if cls.stateless:
         returns = "BLOB" if issubclass(cls, Codec) else "FLOAT[]"
         names = ", ".join(["v", *(p.name for p in declared)])
-        yield f"Also a function of its own: `vec_{cls.name}({names})` -> `{returns}`."
+        method = f".vec.{cls.name}({', '.join(p.name for p in declared)})"
+        yield f"Also a function of its own: `vec_{cls.name}({names})` -> `{returns}`; in Polars `{method}`."
     yield f"Source: {cls.source}. Checked against: {cls.oracle}."
 
 

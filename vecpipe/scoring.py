@@ -17,11 +17,26 @@ import numpy.typing as npt
 
 from vecpipe import kernels
 from vecpipe.arrays import Bytes, Float32, Mask
+from vecpipe.errors import SpecError
 from vecpipe.moments import Affine
 from vecpipe.operators import Codec, Operator
 
 Metric = Literal["cosine", "ip", "l2"]
 METRICS: tuple[Metric, ...] = ("cosine", "ip", "l2")
+
+
+def metric_named(name: Any) -> Metric:
+    """Return a metric by name.
+
+    Raises
+    ------
+    SpecError
+        There is no such metric.
+    """
+    for metric in METRICS:
+        if name == metric:
+            return metric
+    raise SpecError(f"metric is {name!r}; expected one of {', '.join(METRICS)}")
 
 
 @dataclass(frozen=True)

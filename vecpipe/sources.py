@@ -76,8 +76,8 @@ def open_source(source: Any, query: str | None = None, *, batch_rows: int = BATC
     if isinstance(source, ds.Dataset):
         batches = source.to_batches(batch_size=batch_rows)
         return Source(source.schema, iter(batches), source.count_rows())
-    if hasattr(source, "collect_schema") and hasattr(source, "collect"):
-        source = source.collect()
+    if hasattr(source, "collect_batches"):
+        return _lazy_frame(source, batch_rows)
     if hasattr(source, "__arrow_c_stream__"):
         return _reader(pa.RecordBatchReader.from_stream(source))
     raise InputError(
@@ -88,6 +88,13 @@ def open_source(source: Any, query: str | None = None, *, batch_rows: int = BATC
 
 def _reader(reader: Any) -> Source:
     return Source(reader.schema, iter(reader))
+
+
+def _lazy_frame(frame: Any, batch_rows: int) -> Source:
+    """Stream a Polars lazy frame: its rows are never in memory together."""
+    parts = frame.collect_batches(chunk_size=batch_rows, engine="streaming")
+    batches = (batch for part in parts for batch in part.to_arrow().to_batches(max_chunksize=batch_rows))
+    return Source(frame.collect_schema().to_frame().to_arrow().schema, batches)
 
 
 def _file(path: Path, batch_rows: int) -> Source:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from vecpipe.bench.collections import load_collection
-from vecpipe.errors import VecpipeError
+from vecpipe.errors import InputError, VecpipeError
 from vecpipe.evaluate import Evaluation, evaluate
 from vecpipe.operators import registry
 
 
 def specs(dim: int, budgets: tuple[int, ...]) -> Iterator[str]:
-    """Yield the specs to try on vectors of this width: the flagship at each budget, and the others as they are."""
+    """Yield the specs to try on vectors of this width: at each budget, or as they are."""
     for size in budgets:
         yield f"transform_code({size})"
+        yield f"osq({size})"
     there = registry()
     wanted = {
         "binary": ["center | rotate | binary"],
@@ -47,6 +49,8 @@ def run(
     picture: Path | None,
 ) -> list[Evaluation]:
     """Measure, print a table and draw the picture; return the evaluations, smallest codes first."""
+    if picture is not None:
+        _figure()  # before minutes of measuring, not after
     collection = load_collection(folder, train_queries=train_queries)
     n, dim = collection.docs.shape
     console.print(f"{folder.name}: {n:,} x {dim}, {len(collection.queries):,} queries, inner product, exact = 1.0")
@@ -99,24 +103,48 @@ def draw(results: list[Evaluation], title: str, path: Path) -> None:
     ------
     VecpipeError
         matplotlib is not installed.
+    InputError
+        The picture cannot be written, or the suffix is not one of a picture.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise VecpipeError("the picture needs matplotlib: pip install 'vecpipe[report]'") from error
-    figure = Figure(figsize=(9, 6), layout="constrained")
+    figure_of = _figure()
+    figure = figure_of(figsize=(9, 6), layout="constrained")
     axes = figure.add_subplot()
     ours = [result for result in results if not result.name.startswith(("FAISS", "sentence"))]
     flagship = [result for result in ours if result.name.startswith("transform_code")]
     others = [result for result in ours if result not in flagship]
     peers = [result for result in results if result not in ours]
-    for group, marker, label in ((flagship, "o-", "transform_code"), (others, "s", "vecpipe"), (peers, "x", "peers")):
+    for group, marker, label in ((flagship, "o", "transform_code"), (others, "s", "vecpipe"), (peers, "x", "peers")):
         if group:
             axes.plot([r.bytes_per_vector for r in group], [r.recall10 for r in group], marker, label=label)
+    best = pareto(results)
+    axes.plot(
+        [r.bytes_per_vector for r in best], [r.recall10 for r in best], "-", zorder=0, label="nothing smaller is better"
+    )
     for result in (*others, *peers):
-        axes.annotate(result.name, (result.bytes_per_vector, result.recall10), fontsize=7, xytext=(4, -8),
-                      textcoords="offset points")  # fmt: skip
+        place = (result.bytes_per_vector, result.recall10)
+        axes.annotate(result.name, place, fontsize=7, xytext=(4, -8), textcoords="offset points")
     axes.set(xscale="log", xlabel="bytes a vector", ylabel="recall@10 by code alone", title=title)
     axes.grid(alpha=0.3)
     axes.legend()
-    figure.savefig(path)
+    try:
+        figure.savefig(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: the picture cannot be written ({error})") from error
+
+
+def pareto(results: list[Evaluation]) -> list[Evaluation]:
+    """Return the results that have a higher recall@10 than everything of at most their size, smallest first."""
+    best: list[Evaluation] = []
+    for result in sorted(results, key=lambda result: (result.bytes_per_vector, -result.recall10)):
+        if not best or result.recall10 > best[-1].recall10:
+            best.append(result)
+    return best
+
+
+def _figure() -> Any:
+    """Return matplotlib's class of figures."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise VecpipeError("the picture needs matplotlib: pip install 'vecpipe[report]'") from error
+    return Figure

@@ -57,6 +57,17 @@ def codecs(data: Path, budgets: str, peers: bool, slow_peers: bool, train_querie
 
 
 @bench.command()
+@click.option("--rows", default=200_000, show_default=True, type=click.IntRange(10_000), help="Rows of the frame.")
+@click.option("--dim", default=384, show_default=True, type=click.IntRange(8, 4_096), help="Width of the vectors.")
+@click.option("--runs", default=5, show_default=True, type=click.IntRange(1, 100), help="Runs of each measurement.")
+def polars(rows: int, dim: int, runs: int) -> None:
+    """Transform, encode and join in Polars against NumPy."""
+    from vecpipe.bench.polars import run
+
+    run(rows, dim, runs, Console(width=160))
+
+
+@bench.command()
 @click.option("--rows", default=500_000, show_default=True, type=click.IntRange(10_000), help="Rows of the table.")
 @click.option("--dim", default=384, show_default=True, type=click.IntRange(8, 4_096), help="Width of the vectors.")
 @click.option("--tenants", default=10_000, show_default=True, type=click.IntRange(10), help="Groups of 20 rows.")

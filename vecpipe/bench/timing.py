@@ -17,17 +17,24 @@ _PAUSE = 0.25
 """Seconds before each run: BLAS has its threads back by then, so that a peer is not measured with one."""
 
 
-def medians(tasks: Mapping[str, Callable[[], Any]], runs: int) -> dict[str, float]:
-    """Return the median seconds of each task, run in turns after one run of each to warm up."""
+def cpu_seconds() -> float:
+    """Return the processor time of all threads of this process."""
+    return time.process_time()
+
+
+def medians(
+    tasks: Mapping[str, Callable[[], Any]], runs: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
+    """Return the median seconds of each task by a clock, run in turns after one run of each to warm up."""
     for task in tasks.values():
         task()
     seconds: dict[str, list[float]] = {name: [] for name in tasks}
     for _ in range(runs):
         for name, task in tasks.items():
             time.sleep(_PAUSE)
-            start = time.perf_counter()
+            start = clock()
             task()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 

@@ -188,6 +188,26 @@ def refine(points: Float32, weights: Float64, start: Float32, rounds: int = 10, 
     return words
 
 
+def lloyd_levels(points: Float64, weights: Float64, start: Float64, rounds: int, prior: float) -> Float64:
+    """Return the levels of one axis after Lloyd's rounds, ascending; parameters as in ``refine``, with k = 1.
+
+    One sort, then each round costs the levels alone.
+    """
+    order = np.argsort(points, kind="stable")
+    ordered, mass = points[order], weights[order]
+    below = np.concatenate([[0.0], np.cumsum(mass)])
+    moment = np.concatenate([[0.0], np.cumsum(mass * ordered)])
+    levels = np.sort(start)
+    for _ in range(rounds):
+        cuts = np.concatenate([[0], np.searchsorted(ordered, (levels[1:] + levels[:-1]) / 2), [len(ordered)]])
+        moved = (np.diff(moment[cuts]) + prior * start) / (np.diff(below[cuts]) + prior)
+        moved.sort()
+        if np.array_equal(moved, levels):
+            break
+        levels = moved
+    return levels
+
+
 def _sums(points: Float32, weights: Float64, index: Indices, count: int) -> Float64:
     """Return the weighted sum of the points of each index, ``(count, k)``."""
     total = np.zeros((count, points.shape[1]))

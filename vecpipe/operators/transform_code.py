@@ -102,7 +102,7 @@ class TransformCode(Codec):
         shared = covariance @ measured
         backward = np.linalg.lstsq(measured.T @ shared, shared.T, rcond=1e-10)[0]
 
-        picked = _pick(len(data.rows), max(4_096, _TRAINING_ROWS * 128 // max(128, self.bytes)))
+        picked = training_rows(len(data.rows), max(4_096, _TRAINING_ROWS * 128 // max(128, self.bytes)))
         share = data.weights[picked] / max(float(data.weights[picked].mean()), 1e-300)
         points = ((data.rows[picked].astype(np.float64) - mean) @ measured).astype(np.float32)
         words = np.zeros((WORDS, len(axes)), dtype=np.float32)
@@ -251,7 +251,7 @@ class TransformCode(Codec):
         return scores
 
 
-def _pick(count: int, wanted: int) -> npt.NDArray[np.int64]:
+def training_rows(count: int, wanted: int) -> npt.NDArray[np.int64]:
     """Return at most ``wanted`` places of a sample, drawn with a fixed seed, in order."""
     return np.sort(random_generator(_SEED).choice(count, min(count, wanted), replace=False))
 

@@ -33,7 +33,6 @@ from vecpipe.engines.duckdb.handles import keep_model, model_of, query_of, query
 from vecpipe.errors import InputError, ModelNotFoundError, SpecError
 from vecpipe.operators import Codec, Operator, parameters, registry
 from vecpipe.pipeline import Model, fit_sketch
-from vecpipe.scoring import METRICS
 from vecpipe.sketch import Sketch
 from vecpipe.text import hash_embed
 
@@ -427,19 +426,6 @@ def _is_newest(query: Any, newest: Any) -> Any:
                 "only: COMMIT before searching codes of the new version"
             )
     return pa.array(np.ones(len(query), dtype=bool))
-
-
-def metric_named(value: Any) -> Any:
-    """Return a metric by name.
-
-    Raises
-    ------
-    SpecError
-        There is no such metric.
-    """
-    if value not in METRICS:
-        raise SpecError(f"metric is {value!r}; expected one of {', '.join(METRICS)}")
-    return value
 
 
 _HAND_WRITTEN = (

@@ -15,10 +15,11 @@ import pyarrow as pa
 from vecpipe.advise import advise
 from vecpipe.arrays import to_rows
 from vecpipe.engines.duckdb import catalog, handles
-from vecpipe.engines.duckdb.functions import Scalar, metric_named
+from vecpipe.engines.duckdb.functions import Scalar
 from vecpipe.errors import InputError, SpecError
 from vecpipe.fitting import fit
 from vecpipe.pipeline import Model
+from vecpipe.scoring import metric_named
 
 OpenCursor = Callable[[], duckdb.DuckDBPyConnection]
 

@@ -1,0 +1,185 @@
+"""OSQ: whole bits for each principal axis, cells from Lloyd's rounds, packed without gaps; codes that bound distances.
+
+What it shares with ``transform_code`` is the fit (axes, training rows, Gaussian bits to start from). What differs: an
+axis has cells of its own instead of a share in a byte's words, so that a code says between which edges each coordinate
+lies, and no distance can be less than that to the nearest corner.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from vecpipe import kernels
+from vecpipe.arrays import Bytes, Float32, Float64
+from vecpipe.errors import ModelFormatError
+from vecpipe.operators.base import Codec, Layout, State, check_matrix, register
+from vecpipe.operators.fit_data import FitData
+from vecpipe.operators.kmeans import MAX_BITS, allocate_bits, gaussian_levels, lloyd_levels
+from vecpipe.operators.linear import principal_axes
+from vecpipe.operators.parameters import param
+from vecpipe.operators.transform_code import training_rows
+
+_ROWS = 1_024
+_ROUNDS = 20
+_PRIOR = 0.25
+
+
+@register
+@dataclass(eq=False)
+class OSQ(Codec):
+    """Give each principal axis whole bits by its variance and learnt cells: codes that also bound distances from below.
+
+    Principal axes, whole bits given one at a time to the axis whose error falls most, Lloyd's levels on each axis from
+    at most 16,384 rows of the sample, fields packed across bytes. A zero vector has no code. ``transform_code`` finds
+    more neighbours with the same bytes.
+    """
+
+    name = "osq"
+    source = "Oakley, Ferhatosmanoglu 2025 (SQUASH); Ferhatosmanoglu et al. 2000 (VA+-file); Lloyd 1982"
+    oracle = "scores equal inner products with the decoded vectors; no bound is above the exact distance"
+    direction_only = True
+
+    bytes: int = param(doc="bytes of a code", minimum=1, maximum=65_536)
+
+    def output_dim(self, dim: int) -> int:
+        """Return dim: the width of the vectors that codes stand for."""
+        check_matrix(self.name, dim, dim)
+        return dim
+
+    def code_bytes(self, dim: int) -> int:
+        """Return the bytes asked for."""
+        return self.bytes
+
+    # The fit ---------------------------------------------------------------------------------------------
+
+    def fit(self, data: FitData) -> State:
+        """Learn axes, bits and levels; arrays as in ``layout``."""
+        mean = data.moments.mean
+        values, vectors = principal_axes(data.moments.covariance)
+        values = np.maximum(values, 0.0)
+        bits = allocate_bits(values, 8 * self.bytes)
+        live = np.flatnonzero(bits)
+        axes = np.ascontiguousarray(vectors[:, live])
+        picked = training_rows(len(data.rows), 16_384)
+        share = data.weights[picked] / max(float(data.weights[picked].mean()), 1e-300)
+        points = (data.rows[picked].astype(np.float64) - mean) @ axes
+        levels = [
+            lloyd_levels(
+                points[:, at], share, gaussian_levels(int(bits[axis])) * np.sqrt(values[axis]), _ROUNDS, _PRIOR
+            )
+            for at, axis in enumerate(live)
+        ]
+        return {
+            "mean": mean.astype(np.float32),
+            "axes": axes.astype(np.float32),
+            "bits": bits[live].astype(np.int32),
+            "levels": np.concatenate(levels).astype(np.float32),
+        }
+
+    def layout(self, dim: int) -> Layout:
+        """Return mean, coded axes, bits of each, and the levels of one axis after the other."""
+        return {
+            "mean": (np.float32, (dim,)),
+            "axes": (np.float32, (dim, -1)),
+            "bits": (np.int32, (-1,)),
+            "levels": (np.float32, (-1,)),
+        }
+
+    def prepare_state(self) -> None:
+        """Check that the arrays agree, and lay out where each bit of a code belongs."""
+        axes, bits, levels = (self.state[name] for name in ("axes", "bits", "levels"))
+        whole = bits.astype(np.int64)
+        if not (
+            1 <= len(whole) <= self.dim
+            and axes.shape[1] == len(whole)
+            and ((whole >= 1) & (whole <= MAX_BITS)).all()
+            and whole.sum() <= 8 * self.bytes
+            and (1 << whole).sum() == len(levels)
+        ):
+            raise ModelFormatError("osq: the arrays do not belong together")
+        ends = np.cumsum(1 << whole)
+        self._starts = ends - (1 << whole)
+        cells = [levels[start:end] for start, end in zip(self._starts, ends, strict=True)]
+        if any((np.diff(cell) < 0).any() for cell in cells):
+            raise ModelFormatError("osq: levels are not in order")
+        self._edges = [(cell[1:] + cell[:-1]) / np.float32(2) for cell in cells]
+        open_ended = np.array([np.inf], np.float32)
+        self._low = np.concatenate([part for edges in self._edges for part in (-open_ended, edges)])
+        self._high = np.concatenate([part for edges in self._edges for part in (edges, open_ended)])
+        first = np.cumsum(whole) - whole
+        self._axis_of_bit = np.repeat(np.arange(len(whole)), whole)
+        inside = np.arange(int(whole.sum())) - np.repeat(first, whole)
+        self._shift_of_bit = (np.repeat(whole, whole) - 1 - inside).astype(np.uint8)
+        # A field lies in two neighbouring bytes at most: read both as one number, shift and mask.
+        self._byte = first // 8
+        self._shift = (16 - first % 8 - whole).astype(np.uint16)
+        self._mask = ((1 << whole) - 1).astype(np.uint16)
+
+    # Rows ------------------------------------------------------------------------------------------------
+
+    def encode(self, X: Float32) -> Bytes:
+        """Return ``(n, bytes) uint8``."""
+        axes = self.state["axes"].astype(np.float64)
+        offset = -(self.state["mean"].astype(np.float64) @ axes)
+        codes = np.zeros((len(X), self.bytes), dtype=np.uint8)
+        for start in range(0, len(X), _ROWS):
+            z = kernels.affine(X[start : start + _ROWS], axes, offset, stable=True)
+            fields = np.empty(z.shape, dtype=np.uint8)
+            for axis, edges in enumerate(self._edges):
+                fields[:, axis] = np.searchsorted(edges, z[:, axis])
+            packed = np.packbits((fields[:, self._axis_of_bit] >> self._shift_of_bit) & np.uint8(1), axis=1)
+            codes[start : start + _ROWS, : packed.shape[1]] = packed
+        return codes
+
+    def _cells(self, codes: Bytes) -> npt.NDArray[np.int64]:
+        """Return the place of each coordinate's level in the list of all, ``(n, k)``."""
+        padded = np.zeros((len(codes), codes.shape[1] + 1), dtype=np.uint16)
+        padded[:, :-1] = codes
+        pairs = (padded[:, :-1] << np.uint16(8)) | padded[:, 1:]
+        fields = (pairs.take(self._byte, axis=1) >> self._shift) & self._mask
+        return np.asarray(fields + self._starts)
+
+    def decode(self, codes: Bytes) -> Float32:
+        """Return ``(n, d) float32``."""
+        out = np.empty((len(codes), self.dim), dtype=np.float32)
+        for start in range(0, len(codes), _ROWS):
+            near = self.state["levels"].take(self._cells(codes[start : start + _ROWS]))
+            out[start : start + _ROWS] = near @ self.state["axes"].T + self.state["mean"]
+        return out
+
+    # Queries ---------------------------------------------------------------------------------------------
+
+    def prepare(self, Q: Float32) -> tuple[Float32, Float32]:
+        """Return ``(m, d)`` queries on the coded axes, and their products with the mean."""
+        wide = Q.astype(np.float64)
+        turned = wide @ self.state["axes"].astype(np.float64)
+        return turned.astype(np.float32), (wide @ self.state["mean"].astype(np.float64)).astype(np.float32)
+
+    def score(self, prepared: tuple[Float32, Float32], codes: Bytes) -> Float32:
+        """Return inner products ``(m, n) float32``."""
+        turned, offset = prepared
+        scores = np.empty((len(turned), len(codes)), dtype=np.float32)
+        for start in range(0, len(codes), _ROWS):
+            near = self.state["levels"].take(self._cells(codes[start : start + _ROWS]))
+            scores[:, start : start + _ROWS] = kernels.inner_products(turned, near)
+        scores += offset[:, None]
+        return scores
+
+    def distance_bounds(self, Q: Float32, codes: Bytes) -> Float64:
+        """Return ``(m, n)`` distances that no encoded vector can be nearer than: those to the edges of its cells.
+
+        A row whose bound is above the k-th best exact distance found so far need not be looked at.
+        """
+        axes = self.state["axes"].astype(np.float64)
+        turned = (Q.astype(np.float64) - self.state["mean"]) @ axes
+        bounds = np.empty((len(Q), len(codes)))
+        for start in range(0, len(codes), _ROWS):
+            cells = self._cells(codes[start : start + _ROWS])
+            low, high = self._low.take(cells), self._high.take(cells)
+            for query, q in enumerate(turned):
+                gap = np.maximum(np.maximum(low - q, q - high), 0.0)
+                bounds[query, start : start + _ROWS] = np.sqrt((gap * gap).sum(axis=1))
+        return bounds
