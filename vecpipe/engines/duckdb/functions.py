@@ -79,7 +79,7 @@ def _from_operator(cls: type[Operator]) -> Scalar:
         _check_arity(name, columns, 1 + sum(parameter.required for parameter in parameters(cls)), len(names))
         rows = to_rows(columns[0], column=f"{name}: v")
         given = zip(parameters(cls), columns[1:], strict=False)
-        step = cls(**{parameter.name: _constant(column, f"{name}: {parameter.name}") for parameter, column in given})
+        step = cls(**{parameter.name: constant(column, f"{name}: {parameter.name}") for parameter, column in given})
         if rows.nulls == len(rows):
             return pa.nulls(len(rows), pa.binary() if isinstance(step, Codec) else pa.list_(pa.float32()))
         step = step.bind(rows.dim, {})
@@ -110,7 +110,7 @@ def _check_arity(name: str, columns: tuple[Any, ...], low: int, high: int) -> No
         raise SpecError(f"{name} takes {wanted} arguments, got {len(columns)}")
 
 
-def _constant(column: Any, what: str) -> Any:
+def constant(column: Any, what: str) -> Any:
     """Return the one value of a column that must hold the same in every row."""
     values = column.unique()
     if len(values) != 1:
@@ -242,7 +242,7 @@ def _hamming(a: Any, b: Any) -> Any:
 
 
 def _hash_embed(text: Any, dim: Any) -> Any:
-    width = _constant(dim, "vec_hash_embed: d")
+    width = constant(dim, "vec_hash_embed: d")
     if not isinstance(width, int) or isinstance(width, bool):
         raise SpecError(f"vec_hash_embed: d is {width!r}; expected an integer")
     values, valid = hash_embed(text, width)
@@ -281,7 +281,7 @@ def _fit_sketch(sketch: Any, spec: Any) -> Any:
 
 
 def _on_invalid(column: Any, name: str) -> OnInvalid:
-    value = _constant(column, f"{name}: on_invalid")
+    value = constant(column, f"{name}: on_invalid")
     if value == "error":
         return "error"
     if value == "null":
@@ -289,7 +289,7 @@ def _on_invalid(column: Any, name: str) -> OnInvalid:
     raise SpecError(f"{name}: on_invalid is {value!r}; expected 'error' or 'null'")
 
 
-def _rows_by_model(
+def rows_by_model(
     model: Any, v: Any, on_invalid: Any, name: str
 ) -> Iterator[tuple[npt.NDArray[np.int64] | None, Model, Float32, Mask | None]]:
     """Return each model with its rows: positions (None for all), vectors and mask.
@@ -316,7 +316,7 @@ def _transform(model: Any, v: Any, on_invalid: Any) -> Any:
     with kernels.one_blas_thread():
         parts = [
             (at, *found.transform(values, valid))
-            for at, found, values, valid in _rows_by_model(model, v, on_invalid, "vec_transform")
+            for at, found, values, valid in rows_by_model(model, v, on_invalid, "vec_transform")
         ]
     return _scatter(len(v), parts, to_vectors, pa.list_(pa.float32()))
 
@@ -325,7 +325,7 @@ def _encode(model: Any, v: Any, on_invalid: Any) -> Any:
     with kernels.one_blas_thread():
         parts = [
             (at, *found.encode(values, valid))
-            for at, found, values, valid in _rows_by_model(model, v, on_invalid, "vec_encode")
+            for at, found, values, valid in rows_by_model(model, v, on_invalid, "vec_encode")
         ]
     return _scatter(len(v), parts, to_codes, pa.binary())
 
@@ -419,9 +419,9 @@ def _scores(items: Any, query: Any, *, raw: bool) -> Any:
 
 def _is_newest(query: Any, newest: Any) -> Any:
     """Return true for handles of the newest model that the transaction sees; an error for others."""
-    for handle, hash_seen in {(q, h) for q, h in zip(query.to_pylist(), newest.to_pylist(), strict=True)}:
+    for handle, head in set(zip(query.to_pylist(), newest.to_pylist(), strict=True)):
         model = None if handle is None else query_of(handle).model
-        if model is not None and hash_seen is not None and model.hash != hash_seen:
+        if model is not None and head is not None and not model.to_bytes().startswith(head):
             raise ModelNotFoundError(
                 "this transaction has stored another version of the model, and a search plans with committed models "
                 "only: COMMIT before searching codes of the new version"
@@ -460,6 +460,6 @@ _HAND_WRITTEN = (
     Scalar("_vec_encode", "handle, v, on_invalid", "BLOB", "Behind vec_encode.", _encode),
     Scalar("_vec_decode", "handle, code", "FLOAT[]", "Behind vec_decode.", _decode),
     Scalar("_vec_score", "code, query", "FLOAT", "Behind vec_score.", _score),
-    Scalar("_vec_is_newest", "query, hash", "BOOLEAN", "Behind vec_search.", _is_newest),
+    Scalar("_vec_is_newest", "query, head", "BOOLEAN", "Behind vec_search.", _is_newest),
     Scalar("_vec_exact", "v, query", "FLOAT", "Behind vec_exact.", _exact),
 )
