@@ -66,7 +66,7 @@ class CellModel:
         return distances if valid is None else np.where(valid, distances, np.nan)
 
     def probe(self, Q: Float32, count: int) -> tuple[Cell, Mask]:
-        """Return the ``count`` cells nearest to each query, nearest first, ``(m, p) int32``, and which queries have any.
+        """Return the ``count`` cells nearest to each query, nearest first, ``(m, p) int32``, and who has any.
 
         Raises
         ------

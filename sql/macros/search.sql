@@ -45,7 +45,9 @@ CREATE OR REPLACE MACRO vec_search
         ORDER BY _vec_score DESC NULLS LAST
         LIMIT k
     )
-    WHERE _vec_score IS NOT NULL AND _vec_is_newest(_vec_query(model, q, metric), (SELECT arg_max(array_slice(m.model, 1, 256), m.version) FROM vecpipe.models AS m WHERE m.name = model))
+    WHERE _vec_score IS NOT NULL AND _vec_is_newest(
+              _vec_query(model, q, metric),
+              (SELECT arg_max(array_slice(m.model, 1, 256), m.version) FROM vecpipe.models AS m WHERE m.name = model))
     ORDER BY _vec_score DESC
 ),
 -- by code, then exactly; either may be NULL
@@ -69,14 +71,16 @@ CREATE OR REPLACE MACRO vec_search
         WHERE _vec_coarse IS NOT NULL
     )
     WHERE _vec_score IS NOT NULL
-      AND (model IS NULL OR code IS NULL OR _vec_is_newest(_vec_query(model, q, metric), (SELECT arg_max(array_slice(m.model, 1, 256), m.version) FROM vecpipe.models AS m WHERE m.name = model)))
+      AND (model IS NULL OR code IS NULL OR _vec_is_newest(
+              _vec_query(model, q, metric),
+              (SELECT arg_max(array_slice(m.model, 1, 256), m.version) FROM vecpipe.models AS m WHERE m.name = model)))
     ORDER BY _vec_score DESC
     LIMIT k
 ),
 -- in the nearest cells
-(source, q, cell, model, nprobe := 16, code := NULL, rerank := NULL, k := 10, oversample := 4,
+(source, q, cell, model, nprobe := 16, code := NULL, rerank := NULL, ties := NULL, k := 10, oversample := 4,
  metric := 'cosine') AS TABLE (
-    SELECT * EXCLUDE (_vec_coarse, _vec_score), _vec_score AS score
+    SELECT * EXCLUDE (_vec_coarse, _vec_score, _vec_tie), _vec_score AS score
     FROM (
         SELECT COLUMNS(lambda c: lower(c) <> 'score'),
                CASE WHEN rerank IS NULL OR code IS NULL THEN _vec_coarse
@@ -85,19 +89,53 @@ CREATE OR REPLACE MACRO vec_search
                END AS _vec_score
         FROM (
             SELECT *,
+                   CASE WHEN ties IS NULL THEN NULL
+                        ELSE COLUMNS(lambda c: lower(c) = lower(coalesce(ties, cell)))
+                   END AS _vec_tie,
                    _vec_score(COLUMNS(lambda c: lower(c) = lower(coalesce(code, rerank,
                                   'vec_search needs code := or rerank := with the name of a column'))),
                               _vec_query(CASE WHEN code IS NULL THEN NULL ELSE model END, q, metric)) AS _vec_coarse
             FROM query_table(source)
             WHERE list_contains(_vec_probed(_vec_query(model, q, metric), nprobe),
                                 COLUMNS(lambda c: lower(c) = lower(cell))) IS TRUE
-            ORDER BY _vec_coarse DESC NULLS LAST
+            ORDER BY _vec_coarse DESC NULLS LAST, _vec_tie
             LIMIT CASE WHEN rerank IS NULL OR code IS NULL THEN k ELSE k * oversample END
         )
         WHERE _vec_coarse IS NOT NULL
     )
-    WHERE _vec_score IS NOT NULL AND _vec_is_newest(_vec_query(model, q, metric), (SELECT arg_max(array_slice(m.model, 1, 256), m.version) FROM vecpipe.models AS m WHERE m.name = model))
-    ORDER BY _vec_score DESC
+    WHERE _vec_score IS NOT NULL AND _vec_is_newest(
+              _vec_query(model, q, metric),
+              (SELECT arg_max(array_slice(m.model, 1, 256), m.version) FROM vecpipe.models AS m WHERE m.name = model))
+    ORDER BY _vec_score DESC, _vec_tie
+    LIMIT k
+),
+-- with an order of rows of the same score
+(source, q, ties, model := NULL, code := NULL, rerank := NULL, k := 10, oversample := 4,
+ metric := 'cosine') AS TABLE (
+    SELECT * EXCLUDE (_vec_coarse, _vec_score, _vec_tie), _vec_score AS score
+    FROM (
+        SELECT COLUMNS(lambda c: lower(c) <> 'score'),
+               CASE WHEN rerank IS NULL OR code IS NULL THEN _vec_coarse
+                    ELSE _vec_exact(COLUMNS(lambda c: lower(c) = lower(coalesce(rerank, code))),
+                                    _vec_query(NULL, q, metric))
+               END AS _vec_score
+        FROM (
+            SELECT *,
+                   COLUMNS(lambda c: lower(c) = lower(ties)) AS _vec_tie,
+                   _vec_score(COLUMNS(lambda c: lower(c) = lower(coalesce(code, rerank,
+                                  'vec_search needs code := or rerank := with the name of a column'))),
+                              _vec_query(CASE WHEN code IS NULL THEN NULL ELSE model END, q, metric)) AS _vec_coarse
+            FROM query_table(source)
+            ORDER BY _vec_coarse DESC NULLS LAST, _vec_tie
+            LIMIT CASE WHEN rerank IS NULL OR code IS NULL THEN k ELSE k * oversample END
+        )
+        WHERE _vec_coarse IS NOT NULL
+    )
+    WHERE _vec_score IS NOT NULL
+      AND (model IS NULL OR code IS NULL OR _vec_is_newest(
+              _vec_query(model, q, metric),
+              (SELECT arg_max(array_slice(m.model, 1, 256), m.version) FROM vecpipe.models AS m WHERE m.name = model)))
+    ORDER BY _vec_score DESC, _vec_tie
     LIMIT k
 ),
 -- nothing to search by

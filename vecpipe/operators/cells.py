@@ -52,7 +52,7 @@ class Cells(Operator):
     def output_dim(self, dim: int) -> int:
         """Return dim."""
         if self.n * dim > MAX_MATRIX:
-            raise SpecError(f"cells: {self.n} cells of vectors of {dim} dimensions are more than this operator supports")
+            raise SpecError(f"cells: {self.n} cells of {dim} dimensions are more than this operator supports")
         return dim
 
     def fit(self, data: FitData) -> State:
@@ -84,11 +84,9 @@ class Cells(Operator):
         centroids = self.state["centroids"].astype(np.float64)
         lengths = np.einsum("ij,ij->i", centroids, centroids)
         used = lengths > 0
-        if not np.all(np.abs(lengths[used] - 1.0) < 1e-3):  # NaN fails too
+        if not np.all(np.abs(lengths[used] - 1.0) < 1e-3):
             raise ModelFormatError("cells: a centroid's length is neither 1 nor 0")
         self.used = int(used.sum())
-        if not np.isfinite(self.state["figures"]).all():
-            raise ModelFormatError("cells: a figure of the fit is not a finite number")
         if not used[: self.used].all():
             raise ModelFormatError("cells: an empty cell comes before one that is not")
         self._wide: Float64 = centroids[: self.used]

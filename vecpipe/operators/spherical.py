@@ -71,7 +71,9 @@ def spherical_kmeans(rows: Float32, weights: Float64, count: int, rng: np.random
     coarse = coarse[chain(coarse)]
     owner = assign(rows, coarse)
     members = [np.flatnonzero(owner == group) for group in range(len(coarse))]
-    shares = _shared_out(np.bincount(owner, weights, len(coarse)), np.array([len(own) for own in members]), count)
+    shares = _shared_out(
+        np.bincount(owner, weights, len(coarse)).astype(np.float64), np.array([len(own) for own in members]), count
+    )
     parts = [
         _rounds(rows[own], weights[own], seed_words(rows[own], weights[own], int(share), rng), _ROUNDS)
         for own, share in zip(members, shares, strict=True)
@@ -127,7 +129,8 @@ def _shared_out(mass: Float64, most: Indices, count: int) -> Indices:
         ideal = room / room.sum() * left if room.sum() > 0 else (shares < most).astype(np.float64)
         more = np.minimum(np.floor(ideal).astype(np.int64), most - shares)
         if not more.any():
-            best = np.argsort(-ideal, kind="stable")[: min(left, int((shares < most).sum()))]
+            best = np.argsort(-np.where(shares < most, ideal, -1.0), kind="stable")
+            best = best[: min(left, int((shares < most).sum()))]
             more[best] = 1
         shares += more
         left -= int(more.sum())

@@ -11,7 +11,7 @@ from vecpipe.errors import EngineError, ModelNotFoundError
 from vecpipe.pipeline import Model
 
 _NEWEST = "SELECT model FROM vecpipe.models WHERE name = $1 ORDER BY version DESC LIMIT 1"
-_NEWEST_HEAD = f"SELECT arg_max(array_slice(model, 1, {handles.HEAD_BYTES}), version) FROM vecpipe.models WHERE name = $1"
+_NEWEST_HEAD = "SELECT arg_max(array_slice(model, 1, $2), version) FROM vecpipe.models WHERE name = $1"
 _NEWEST_HASH = "SELECT version, hash FROM vecpipe.models WHERE name = $1 ORDER BY version DESC LIMIT 1"
 _INSERT = "INSERT INTO vecpipe.models (name, model) VALUES ($1, $2) RETURNING version"
 _NAMES = "SELECT DISTINCT name FROM vecpipe.models ORDER BY name"
@@ -42,7 +42,7 @@ def load_model(con: duckdb.DuckDBPyConnection, name: str) -> Model:
     ModelNotFoundError
         There is none that the connection can see; the message lists the names there are.
     """
-    ((head,),) = run(con, _NEWEST_HEAD, [name]).fetchall()
+    ((head,),) = run(con, _NEWEST_HEAD, [name, handles.HEAD_BYTES]).fetchall()
     known = None if head is None else handles.model_with_head(head)
     if known is not None:
         return known

@@ -15,7 +15,9 @@ from vecpipe.engines.duckdb.functions import Scalar, constant, rows_by_model
 from vecpipe.engines.duckdb.handles import model_of, query_of
 from vecpipe.errors import SpecError
 
-_FITTED = pa.struct([("cells", pa.int32()), ("used", pa.int32()), ("distance", pa.float64()), ("imbalance", pa.float64())])
+_FITTED = pa.struct(
+    [("cells", pa.int32()), ("used", pa.int32()), ("distance", pa.float64()), ("imbalance", pa.float64())]
+)
 _FITTED_RETURNS = "STRUCT(cells INTEGER, used INTEGER, distance DOUBLE, imbalance DOUBLE)"
 
 
