@@ -25,6 +25,7 @@ _TITLES = {
     "whiten": "Centre and whiten",
     "reduce": "Reduce",
     "rotate": "Rotate",
+    "cells": "Cells",
     "quantise": "Codecs",
 }
 

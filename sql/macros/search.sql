@@ -16,17 +16,48 @@ CREATE OR REPLACE MACRO vec_exact(v, query) AS
 -- The k rows of a table (or view, or CTE) nearest to q, with their score.
 --   code    column of codes, scored through the model
 --   rerank  column of raw vectors: the k * oversample best by code are scored again, exactly
+--   cell    column of cells (vec_cell): only rows of the nprobe cells nearest to q are looked at
+--   ties    column that orders rows of the same score; without it their order is not defined
 -- With rerank alone the search is exact. Rows without a score (NULL, no direction) are never returned. A column of
--- the table that is called score gives way to the score.
-CREATE OR REPLACE MACRO vec_search(
-    source, q, model := NULL, code := NULL, rerank := NULL, k := 10, oversample := 4, metric := 'cosine'
-) AS TABLE
+-- the table that is called score gives way to the score. Arguments go by name.
+-- One way for each set of arguments: every part that a search does not need would still be planned each time.
+CREATE OR REPLACE MACRO vec_search
+-- exact
+(source, q, rerank VARCHAR, model := NULL, k := 10, oversample := 4, metric := 'cosine') AS TABLE (
+    SELECT * EXCLUDE (_vec_score), _vec_score AS score
+    FROM (
+        SELECT COLUMNS(lambda c: lower(c) <> 'score'),
+               _vec_score(COLUMNS(lambda c: lower(c) = lower(rerank)), _vec_query(NULL, q, metric)) AS _vec_score
+        FROM query_table(source)
+        ORDER BY _vec_score DESC NULLS LAST
+        LIMIT k
+    )
+    WHERE _vec_score IS NOT NULL
+    ORDER BY _vec_score DESC
+),
+-- by code alone
+(source, q, code, model := NULL, k := 10, oversample := 4, metric := 'cosine') AS TABLE (
+    SELECT * EXCLUDE (_vec_score), _vec_score AS score
+    FROM (
+        SELECT COLUMNS(lambda c: lower(c) <> 'score'),
+               _vec_score(COLUMNS(lambda c: lower(c) = lower(code)), _vec_query(model, q, metric)) AS _vec_score
+        FROM query_table(source)
+        ORDER BY _vec_score DESC NULLS LAST
+        LIMIT k
+    )
+    WHERE _vec_score IS NOT NULL AND _vec_is_newest(
+              _vec_query(model, q, metric),
+              (SELECT max(m.version) FROM vecpipe.models AS m WHERE m.name = model))
+    ORDER BY _vec_score DESC
+),
+-- by code, then exactly; either may be NULL
+(source, q, code, rerank, model, k := 10, oversample := 4, metric := 'cosine') AS TABLE (
     SELECT * EXCLUDE (_vec_coarse, _vec_score), _vec_score AS score
     FROM (
         SELECT COLUMNS(lambda c: lower(c) <> 'score'),
                CASE WHEN rerank IS NULL OR code IS NULL THEN _vec_coarse
                     ELSE _vec_exact(COLUMNS(lambda c: lower(c) = lower(coalesce(rerank, code))),
-                                    _vec_query(model, q, metric))
+                                    _vec_query(NULL, q, metric))
                END AS _vec_score
         FROM (
             SELECT *,
@@ -44,4 +75,71 @@ CREATE OR REPLACE MACRO vec_search(
               _vec_query(model, q, metric),
               (SELECT max(m.version) FROM vecpipe.models AS m WHERE m.name = model)))
     ORDER BY _vec_score DESC
-    LIMIT k;
+    LIMIT k
+),
+-- in the nearest cells
+(source, q, cell, model, nprobe := 16, code := NULL, rerank := NULL, ties := NULL, k := 10, oversample := 4,
+ metric := 'cosine') AS TABLE (
+    SELECT * EXCLUDE (_vec_coarse, _vec_score, _vec_tie), _vec_score AS score
+    FROM (
+        SELECT COLUMNS(lambda c: lower(c) <> 'score'),
+               CASE WHEN rerank IS NULL OR code IS NULL THEN _vec_coarse
+                    ELSE _vec_exact(COLUMNS(lambda c: lower(c) = lower(coalesce(rerank, code))),
+                                    _vec_query(NULL, q, metric))
+               END AS _vec_score
+        FROM (
+            SELECT *,
+                   CASE WHEN ties IS NULL THEN NULL
+                        ELSE COLUMNS(lambda c: lower(c) = lower(coalesce(ties, cell)))
+                   END AS _vec_tie,
+                   _vec_score(COLUMNS(lambda c: lower(c) = lower(coalesce(code, rerank,
+                                  'vec_search needs code := or rerank := with the name of a column'))),
+                              _vec_query(CASE WHEN code IS NULL THEN NULL ELSE model END, q, metric)) AS _vec_coarse
+            FROM query_table(source)
+            WHERE list_contains(_vec_probed(_vec_query(model, q, metric), nprobe),
+                                COLUMNS(lambda c: lower(c) = lower(cell))) IS TRUE
+            ORDER BY _vec_coarse DESC NULLS LAST, _vec_tie
+            LIMIT CASE WHEN rerank IS NULL OR code IS NULL THEN k ELSE k * oversample END
+        )
+        WHERE _vec_coarse IS NOT NULL
+    )
+    WHERE _vec_score IS NOT NULL AND _vec_is_newest(
+              _vec_query(model, q, metric),
+              (SELECT max(m.version) FROM vecpipe.models AS m WHERE m.name = model))
+    ORDER BY _vec_score DESC, _vec_tie
+    LIMIT k
+),
+-- with an order of rows of the same score
+(source, q, ties, model := NULL, code := NULL, rerank := NULL, k := 10, oversample := 4,
+ metric := 'cosine') AS TABLE (
+    SELECT * EXCLUDE (_vec_coarse, _vec_score, _vec_tie), _vec_score AS score
+    FROM (
+        SELECT COLUMNS(lambda c: lower(c) <> 'score'),
+               CASE WHEN rerank IS NULL OR code IS NULL THEN _vec_coarse
+                    ELSE _vec_exact(COLUMNS(lambda c: lower(c) = lower(coalesce(rerank, code))),
+                                    _vec_query(NULL, q, metric))
+               END AS _vec_score
+        FROM (
+            SELECT *,
+                   COLUMNS(lambda c: lower(c) = lower(ties)) AS _vec_tie,
+                   _vec_score(COLUMNS(lambda c: lower(c) = lower(coalesce(code, rerank,
+                                  'vec_search needs code := or rerank := with the name of a column'))),
+                              _vec_query(CASE WHEN code IS NULL THEN NULL ELSE model END, q, metric)) AS _vec_coarse
+            FROM query_table(source)
+            ORDER BY _vec_coarse DESC NULLS LAST, _vec_tie
+            LIMIT CASE WHEN rerank IS NULL OR code IS NULL THEN k ELSE k * oversample END
+        )
+        WHERE _vec_coarse IS NOT NULL
+    )
+    WHERE _vec_score IS NOT NULL
+      AND (model IS NULL OR code IS NULL OR _vec_is_newest(
+              _vec_query(model, q, metric),
+              (SELECT max(m.version) FROM vecpipe.models AS m WHERE m.name = model)))
+    ORDER BY _vec_score DESC, _vec_tie
+    LIMIT k
+),
+-- nothing to search by
+(source, q, model := NULL, k := 10, oversample := 4, metric := 'cosine') AS TABLE (
+    SELECT COLUMNS(lambda c: c = 'vec_search needs code := or rerank := with the name of a column')
+    FROM query_table(source)
+);

@@ -55,6 +55,11 @@ def grid(n: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(-2, 3, (n, D)).astype(np.float32)
 
 
+def with_nulls(X: np.ndarray, every: int) -> np.ndarray:
+    """NaN in one row of every so many, for NULL."""
+    return np.where(np.arange(len(X))[:, None] % every == every - 1, np.nan, X)
+
+
 SETS = {
     "random": (anisotropic(40, D, seed=1), anisotropic(5_000, D, seed=2)),
     "ties": (grid(30, 3), grid(6_000, 4)),
@@ -62,7 +67,7 @@ SETS = {
     "tiny": (anisotropic(3, D, seed=7), anisotropic(2, D, seed=8)),
     "zeros": (np.concatenate([grid(4, 9), np.zeros((1, D))]), np.concatenate([np.zeros((300, D)), grid(300, 10)])),
     "skewed": (anisotropic(10, D, seed=11), anisotropic(3_000, D, seed=12) * np.logspace(-12, 12, 3_000)[:, None]),
-    "nulls": (np.where(np.arange(9)[:, None] == 4, np.nan, grid(9, 13)), np.where(np.arange(900)[:, None] % 7 == 0, np.nan, grid(900, 14))),
+    "nulls": (with_nulls(grid(9, 13), 4), with_nulls(grid(900, 14), 7)),
     "one dimension": (grid(5, 15)[:, :1] + 0.5, grid(4_000, 16)[:, :1]),
 }  # fmt: skip
 

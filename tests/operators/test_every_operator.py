@@ -58,6 +58,7 @@ SPECS = {
         "project(5, kind=fft)",
     ],
     "rotate": ["rotate", "rotate(seed=5)", "rotate(kind=hadamard)", "rotate(kind=itq)"],
+    "cells": ["cells(7)", "cells(9, seed=3)", "normalize | cells(100)", "normalize | cells(5) | int8"],
     "float16": ["float16", "normalize | float16"],
     "transform_code": ["transform_code(6)", "transform_code(10)", "center | transform_code(4)"],
     "osq": ["osq(5)", "center | osq(8)"],
@@ -115,6 +116,7 @@ INVERTIBLE = {
     "rotate(kind=itq)": 1e-5,
     "power(0.5)": 1e-4,
     "power(2)": 1e-4,
+    "cells(7)": 0.0,
     "project(20)": 1e-4,
 }
 """Specs that lose nothing, with the error relative to the largest entry that float32 leaves."""

@@ -1,6 +1,7 @@
 """The operators, one module a family; importing this package fills the registry."""
 
 from vecpipe.operators import (
+    cells,
     codecs,
     halves,
     leanvec,
@@ -26,6 +27,7 @@ __all__ = [
     "Operator",
     "Parameter",
     "State",
+    "cells",
     "codecs",
     "halves",
     "leanvec",

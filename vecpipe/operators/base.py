@@ -24,7 +24,7 @@ from vecpipe.operators.parameters import parameters
 
 State = dict[str, npt.NDArray[Any]]
 Layout = dict[str, tuple[Any, tuple[int, ...]]]
-FAMILIES = ("normalise", "whiten", "reduce", "rotate", "quantise")
+FAMILIES = ("normalise", "whiten", "reduce", "rotate", "cells", "quantise")
 MAX_MATRIX = 1 << 26
 """Largest matrix an operator may hold, in elements: a model from a stranger cannot ask for more."""
 MAX_REBUILT = 1 << 25

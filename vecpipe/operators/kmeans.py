@@ -183,7 +183,7 @@ def refine(points: Float32, weights: Float64, start: Float32, rounds: int = 10, 
             break
         before = index
         mass = np.bincount(index, weights=weights, minlength=count) + prior
-        moved = (_sums(points, weights, index, count) + prior * start) / np.maximum(mass, 1e-12)[:, None]
+        moved = (weighted_sums(points, weights, index, count) + prior * start) / np.maximum(mass, 1e-12)[:, None]
         words = np.where((mass > 0)[:, None], moved, words).astype(np.float32)
     return words
 
@@ -208,7 +208,7 @@ def lloyd_levels(points: Float64, weights: Float64, start: Float64, rounds: int,
     return levels
 
 
-def _sums(points: Float32, weights: Float64, index: Indices, count: int) -> Float64:
+def weighted_sums(points: Float32, weights: Float64, index: Indices, count: int) -> Float64:
     """Return the weighted sum of the points of each index, ``(count, k)``."""
     total = np.zeros((count, points.shape[1]))
     if points.shape[1] <= _NARROW:

@@ -1,8 +1,8 @@
 """Which rows of a stream can be among the k best of each of many queries, told block by block, from several threads.
 
 A block is scored by one matrix product. What it holds that cannot be beaten by what came before is scored again, pair
-by pair in float64, so that a score does not depend on the block it was computed in, and ties are ties. The best k scores
-of each query are kept as the bar for later blocks; the rows themselves are not kept. No engine is in sight.
+by pair in float64, so that a score does not depend on the block it was computed in, and ties are ties. The best k
+scores of each query are kept as the bar for later blocks; the rows themselves are not kept. No engine is in sight.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class Candidates:
         return queries, rows
 
     def _raised(self, scores: Float32, bar: Float32, slack: Float32 | float) -> Float32:
-        """Raise the bar of queries with many rows above it to the block's own k-th best, less what rounding may take."""
+        """Raise the bar where many rows are above it to the block's own k-th best, less what rounding may take."""
         n = scores.shape[1]
         if n <= self.k:
             return bar

@@ -11,6 +11,7 @@ from vecpipe.errors import EngineError, ModelNotFoundError
 from vecpipe.pipeline import Model
 
 _NEWEST = "SELECT arg_max(model, version), max(version) FROM vecpipe.models WHERE name = $1"
+_NEWEST_HEAD = "SELECT arg_max(array_slice(model, 1, $2), version), max(version) FROM vecpipe.models WHERE name = $1"
 _NEWEST_HASH = "SELECT version, hash FROM vecpipe.models WHERE name = $1 ORDER BY version DESC LIMIT 1"
 _INSERT = "INSERT INTO vecpipe.models (name, model) VALUES ($1, $2) RETURNING version"
 _NAMES = "SELECT DISTINCT name FROM vecpipe.models ORDER BY name"
@@ -46,6 +47,10 @@ def load_model(con: duckdb.DuckDBPyConnection, name: str) -> Model:
 
 def newest_model(con: duckdb.DuckDBPyConnection, name: str) -> tuple[Model, int]:
     """Return the newest model of a name and its version; errors as in ``load_model``."""
+    [(head, version)] = run(con, _NEWEST_HEAD, [name, handles.HEAD_BYTES]).fetchall()
+    known = None if head is None else handles.model_with_head(head)
+    if known is not None:
+        return known, int(version)
     [(data, version)] = run(con, _NEWEST, [name]).fetchall()
     if data is None:
         names = model_names(con)

@@ -20,7 +20,7 @@ import duckdb
 import pyarrow as pa
 from duckdb.func import FunctionNullHandling, PythonUDFType
 
-from vecpipe.engines.duckdb import aggregates, catalog, functions, joins, macros, procedures
+from vecpipe.engines.duckdb import aggregates, catalog, cells, functions, joins, macros, procedures, recall
 from vecpipe.errors import AggregatesUnavailableWarning, EngineError
 
 _HAS_CATALOG = """
@@ -154,9 +154,10 @@ def _register_functions(cursor: duckdb.DuckDBPyConnection) -> tuple[int, bool]:
     except duckdb.CatalogException:
         pass
     token = next(_TOKENS)
-    for scalar in (*functions.scalars(), *joins.scalars()):
+    open_cursor = partial(_cursor_of, token)
+    for scalar in (*functions.scalars(), *joins.scalars(), *cells.scalars()):
         _create(cursor, scalar.name, scalar.function, scalar.returns, volatile=scalar.volatile)
-    for scalar in procedures.procedures(partial(_cursor_of, token)):
+    for scalar in (*procedures.procedures(open_cursor), *recall.scalars(open_cursor)):
         _create(cursor, scalar.name, scalar.function, scalar.returns, volatile=scalar.volatile)
     _create(cursor, "_vec_database", lambda: pa.array([token]), "BIGINT", parameters=[])
     _LIVE[token] = []

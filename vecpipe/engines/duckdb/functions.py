@@ -78,7 +78,7 @@ def _from_operator(cls: type[Operator]) -> Scalar:
         _check_arity(name, columns, 1 + sum(parameter.required for parameter in parameters(cls)), len(names))
         rows = to_rows(columns[0], column=f"{name}: v")
         given = zip(parameters(cls), columns[1:], strict=False)
-        step = cls(**{parameter.name: _constant(column, f"{name}: {parameter.name}") for parameter, column in given})
+        step = cls(**{parameter.name: constant(column, f"{name}: {parameter.name}") for parameter, column in given})
         if rows.nulls == len(rows):
             return pa.nulls(len(rows), pa.binary() if isinstance(step, Codec) else pa.list_(pa.float32()))
         step = step.bind(rows.dim, {})
@@ -109,7 +109,7 @@ def _check_arity(name: str, columns: tuple[Any, ...], low: int, high: int) -> No
         raise SpecError(f"{name} takes {wanted} arguments, got {len(columns)}")
 
 
-def _constant(column: Any, what: str) -> Any:
+def constant(column: Any, what: str) -> Any:
     """Return the one value of a column that must hold the same in every row."""
     values = column.unique()
     if len(values) != 1:
@@ -241,7 +241,7 @@ def _hamming(a: Any, b: Any) -> Any:
 
 
 def _hash_embed(text: Any, dim: Any) -> Any:
-    width = _constant(dim, "vec_hash_embed: d")
+    width = constant(dim, "vec_hash_embed: d")
     if not isinstance(width, int) or isinstance(width, bool):
         raise SpecError(f"vec_hash_embed: d is {width!r}; expected an integer")
     values, valid = hash_embed(text, width)
@@ -280,7 +280,7 @@ def _fit_sketch(sketch: Any, spec: Any) -> Any:
 
 
 def _on_invalid(column: Any, name: str) -> OnInvalid:
-    value = _constant(column, f"{name}: on_invalid")
+    value = constant(column, f"{name}: on_invalid")
     if value == "error":
         return "error"
     if value == "null":
@@ -288,7 +288,7 @@ def _on_invalid(column: Any, name: str) -> OnInvalid:
     raise SpecError(f"{name}: on_invalid is {value!r}; expected 'error' or 'null'")
 
 
-def _rows_by_model(
+def rows_by_model(
     model: Any, v: Any, on_invalid: Any, name: str
 ) -> Iterator[tuple[npt.NDArray[np.int64] | None, Model, Float32, Mask | None]]:
     """Return each model with its rows: positions (None for all), vectors and mask.
@@ -315,7 +315,7 @@ def _transform(model: Any, v: Any, on_invalid: Any) -> Any:
     with kernels.one_blas_thread():
         parts = [
             (at, *found.transform(values, valid))
-            for at, found, values, valid in _rows_by_model(model, v, on_invalid, "vec_transform")
+            for at, found, values, valid in rows_by_model(model, v, on_invalid, "vec_transform")
         ]
     return _scatter(len(v), parts, to_vectors, pa.list_(pa.float32()))
 
@@ -324,7 +324,7 @@ def _encode(model: Any, v: Any, on_invalid: Any) -> Any:
     with kernels.one_blas_thread():
         parts = [
             (at, *found.encode(values, valid))
-            for at, found, values, valid in _rows_by_model(model, v, on_invalid, "vec_encode")
+            for at, found, values, valid in rows_by_model(model, v, on_invalid, "vec_encode")
         ]
     return _scatter(len(v), parts, to_codes, pa.binary())
 

@@ -104,6 +104,11 @@ class QuerySide(Model):
 
 _QUERY_MARK = "?"
 
+HEAD_BYTES = 256
+"""So many bytes at the beginning of a model hold the hash of its content: reading them is not reading a model."""
+_HEADS = 4_096
+_BY_HEAD: dict[bytes, str] = {}
+
 
 def query_side(handle: str) -> str:
     """Return the handle of the query side of a model."""
@@ -119,7 +124,17 @@ def keep_model(data: bytes) -> str:
         The bytes are not a readable model.
     """
     content = hashlib.sha256(data).digest()
-    return _MODELS.handle(content) or _MODELS.put(content, Model.from_bytes(data), 3 * len(data))
+    handle = _MODELS.handle(content) or _MODELS.put(content, Model.from_bytes(data), 3 * len(data))
+    _BY_HEAD[data[:HEAD_BYTES]] = handle
+    while len(_BY_HEAD) > _HEADS:
+        _BY_HEAD.pop(next(iter(_BY_HEAD)), None)
+    return handle
+
+
+def model_with_head(head: bytes) -> Model | None:
+    """Return the model whose bytes begin like this, if it is here: they hold the hash of its content."""
+    handle = _BY_HEAD.get(head)
+    return None if handle is None else _MODELS.get(handle)
 
 
 def model_of(handle: str) -> Model:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
 from collections.abc import Iterator
 from typing import Any
@@ -33,7 +34,7 @@ class Join:
             order = np.argsort(codes, kind="stable")
             bounds = np.searchsorted(codes[order], np.arange(len(encoded.dictionary) + 1))
             self.keys = encoded.dictionary
-            self.members = [order[low:high] for low, high in zip(bounds[:-1], bounds[1:], strict=True)]
+            self.members = [order[low:high] for low, high in itertools.pairwise(bounds)]
 
     def groups(self, keys: Any, valid: Mask | None) -> Iterator[tuple[npt.NDArray[np.int64], Any]]:
         """Yield the rows that each group of queries may find, with those queries (None for all)."""

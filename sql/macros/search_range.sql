@@ -1,0 +1,51 @@
+-- All rows of a table (or view, or CTE) that score min_score or more for q, best first. For metric l2 a score is minus
+-- the distance: min_score := -0.5 is a radius of a half.
+--   rerank  column of raw vectors. Alone: exact, no row is missed.
+--   code    column of codes, scored through the model. Alone: rows whose estimated score reaches the bound.
+--   margin  with code and rerank: rows that score at least min_score - margin by code are scored exactly. No row below
+--           the bound comes; missed are those whose code scores more than margin below the vector itself.
+CREATE OR REPLACE MACRO vec_search_range
+-- exact
+(source, q, min_score, rerank VARCHAR, metric := 'cosine') AS TABLE (
+    SELECT * EXCLUDE (_vec_score), _vec_score AS score
+    FROM (
+        SELECT COLUMNS(lambda c: lower(c) <> 'score'),
+               _vec_score(COLUMNS(lambda c: lower(c) = lower(rerank)), _vec_query(NULL, q, metric)) AS _vec_score
+        FROM query_table(source)
+    )
+    WHERE _vec_score >= min_score
+    ORDER BY _vec_score DESC
+),
+-- by code alone
+(source, q, min_score, code, model, metric := 'cosine') AS TABLE (
+    SELECT * EXCLUDE (_vec_score), _vec_score AS score
+    FROM (
+        SELECT COLUMNS(lambda c: lower(c) <> 'score'),
+               _vec_score(COLUMNS(lambda c: lower(c) = lower(code)), _vec_query(model, q, metric)) AS _vec_score
+        FROM query_table(source)
+    )
+    WHERE _vec_score >= min_score
+      AND _vec_is_newest(
+              _vec_query(model, q, metric),
+              (SELECT arg_max(array_slice(m.model, 1, 256), m.version) FROM vecpipe.models AS m WHERE m.name = model))
+    ORDER BY _vec_score DESC
+),
+-- by code, then exactly
+(source, q, min_score, code, rerank, model, margin, metric := 'cosine') AS TABLE (
+    SELECT * EXCLUDE (_vec_coarse, _vec_score), _vec_score AS score
+    FROM (
+        SELECT COLUMNS(lambda c: lower(c) <> 'score'),
+               _vec_exact(COLUMNS(lambda c: lower(c) = lower(rerank)), _vec_query(NULL, q, metric)) AS _vec_score
+        FROM (
+            SELECT *,
+                   _vec_score(COLUMNS(lambda c: lower(c) = lower(code)), _vec_query(model, q, metric)) AS _vec_coarse
+            FROM query_table(source)
+        )
+        WHERE _vec_coarse >= min_score - margin
+    )
+    WHERE _vec_score >= min_score
+      AND _vec_is_newest(
+              _vec_query(model, q, metric),
+              (SELECT arg_max(array_slice(m.model, 1, 256), m.version) FROM vecpipe.models AS m WHERE m.name = model))
+    ORDER BY _vec_score DESC
+);
