@@ -1,16 +1,18 @@
 -- Choosing rows: clusters of duplicates from the pairs of a k-NN join, and rows that lie far from each other.
 
--- Clusters of duplicates: ids that are connected through pairs with score >= threshold (connected components), for every
--- id in the list. The cluster is its least id, the one with keep; a chain of near pairs joins rows that are not near.
--- Each round gives ids, and the clusters they were in, the least cluster next to them, and shortens the way to it, so
--- that long chains take about log(n) rounds; after Zhang et al. 2020 (FastSV).
+-- Clusters of duplicates: ids that are connected through pairs with score >= threshold (connected components), for
+-- every id in the list. The cluster is its least id, the one with keep; a chain of near pairs joins rows that are not.
 CREATE OR REPLACE MACRO vec_duplicates(source, threshold := 0.95) AS TABLE
     WITH RECURSIVE _vec_pairs AS MATERIALIZED (
         SELECT DISTINCT least(p.query_id, p.id) AS a, greatest(p.query_id, p.id) AS b
         FROM query_table(source) AS p WHERE p.score >= threshold AND NOT isnan(p.score) AND p.query_id <> p.id
     ),
     _vec_edges AS MATERIALIZED (SELECT e.a, e.b FROM _vec_pairs AS e UNION ALL SELECT e.b, e.a FROM _vec_pairs AS e),
-    _vec_ids AS (SELECT p.query_id AS item FROM query_table(source) AS p UNION SELECT p.id FROM query_table(source) AS p),
+    _vec_ids AS (
+        SELECT p.query_id AS item FROM query_table(source) AS p UNION SELECT p.id FROM query_table(source) AS p
+    ),
+    -- Each round gives ids, and the clusters they were in, the least cluster next to them, and shortens the way to it:
+    -- long chains take about log(n) rounds. After Zhang et al. 2020 (FastSV).
     _vec_found(item, cluster) USING KEY (item) AS (
         SELECT i.item, i.item FROM _vec_ids AS i WHERE i.item IS NOT NULL
         UNION
@@ -33,15 +35,16 @@ CREATE OR REPLACE MACRO vec_duplicates(source, threshold := 0.95) AS TABLE
     FROM _vec_found AS f
     ORDER BY 2, 1;
 
--- Up to k rows of a table that lie far from each other, in the order of picking, with the distance of each from the picks
--- before it: all rows lie within the last distance of a pick. Farthest-point sampling from the row nearest to the mean;
--- the same rows whatever their order. Rows that equal a pick are left out.
+-- Up to k rows of a table that lie far from each other, in the order of picking, with the distance of each from the
+-- picks before it: every row lies within the last distance of a pick. Farthest-point sampling from the row nearest to
+-- the mean; the same rows whatever their order. Rows that equal a pick are left out.
 --   metric   cosine (distances are 1 - cosine) or l2
 CREATE OR REPLACE MACRO vec_diverse(source, k := 10, metric := 'cosine', id := 'id', emb := 'emb') AS TABLE
     SELECT f.pick, f.ids[f.chosen.position] AS id, f.chosen.distance AS distance
     FROM (SELECT g.ids, unnest(g.chosen) AS chosen, generate_subscripts(g.chosen, 1) AS pick
           FROM (SELECT list(t.item ORDER BY t.item) AS ids,
                        vec_farthest(list(t.v ORDER BY t.item), k, metric) AS chosen
-                FROM (SELECT COLUMNS(lambda c: lower(c) = lower(id)) AS item, COLUMNS(lambda c: lower(c) = lower(emb)) AS v
+                FROM (SELECT COLUMNS(lambda c: lower(c) = lower(id)) AS item,
+                             COLUMNS(lambda c: lower(c) = lower(emb)) AS v
                       FROM query_table(source)) AS t) AS g) AS f
     ORDER BY 1;

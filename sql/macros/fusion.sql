@@ -37,8 +37,8 @@ CREATE OR REPLACE MACRO vec_fuse(a, b, method := 'rrf', weight_a := 1, weight_b 
     FROM (SELECT p.query_id, p.id, least(x.rank, y.rank) AS best,
                  weight_a * _vec_worth(method, c, x.rank IS NOT NULL, x.rank, x.score, s.low, s.high, s.mean, s.spread,
                                        s.spread_samp)
-                 + weight_b * _vec_worth(method, c, y.rank IS NOT NULL, y.rank, y.score, t.low, t.high, t.mean, t.spread,
-                                         t.spread_samp) AS fused
+                 + weight_b * _vec_worth(method, c, y.rank IS NOT NULL, y.rank, y.score, t.low, t.high, t.mean,
+                                         t.spread, t.spread_samp) AS fused
           FROM (SELECT DISTINCT l.query_id, l.id FROM _vec_lists AS l) AS p
           LEFT JOIN _vec_lists AS x ON x.side = 1 AND x.query_id = p.query_id AND x.id = p.id
           LEFT JOIN _vec_lists AS y ON y.side = 2 AND y.query_id = p.query_id AND y.id = p.id

@@ -2,9 +2,9 @@
 --
 -- A list is any table, view or CTE of rows (query_id, id, rank, score), larger score is closer: what vec_knn_join
 -- returns. So are the results, ranked anew; rows without a score are left out. A bank is such a list too, of other
--- queries against the same rows. A row that is missing from the list of a bank query counts with the last score of that
--- list, which is the most it can have: with whole lists the formulae are exact, with short ones an upper bound, and rows
--- in no list of the bank are all treated alike.
+-- queries against the same rows. A row that is missing from the list of a bank query counts with the last score of
+-- that list, which is the most it can have: with whole lists the formulae are exact, with short ones the correction is
+-- an upper bound, and rows in no list of the bank are all treated alike.
 
 -- ln of the sum of exp(beta * score) over the queries of the bank, for each row of the list; 0 where the bank is empty.
 -- Every exponent is taken from the largest term of its row, so that no beta overflows.
@@ -50,12 +50,14 @@ CREATE OR REPLACE MACRO _vec_activated(source, bank, k) AS TABLE
         ON held.id = best.id;
 
 CREATE OR REPLACE MACRO _vec_positive(value, what) AS
-    CASE WHEN value > 0 THEN value ELSE error(what || ' is ' || coalesce(value::VARCHAR, 'NULL') || '; expected more than 0') END;
+    CASE WHEN value > 0 THEN value
+         ELSE error(what || ' is ' || coalesce(value::VARCHAR, 'NULL') || '; expected more than 0') END;
 
 -- Inverted softmax: exp(beta * score) over its sum for the same row over the bank's queries, as natural logarithm.
 -- Smith et al. 2017. Pulls down rows that many queries of the bank are near to.
 CREATE OR REPLACE MACRO vec_inverted_softmax(source, bank, beta := 20) AS TABLE
-    SELECT r.query_id, r.id, row_number() OVER (PARTITION BY r.query_id ORDER BY r.corrected DESC, r.raw DESC, r.id) AS rank,
+    SELECT r.query_id, r.id,
+           row_number() OVER (PARTITION BY r.query_id ORDER BY r.corrected DESC, r.raw DESC, r.id) AS rank,
            r.corrected AS score
     FROM (SELECT l.query_id, l.id, l.score AS raw, beta * l.score::DOUBLE - n.log_sum AS corrected
           FROM query_table(source) AS l
@@ -63,14 +65,16 @@ CREATE OR REPLACE MACRO vec_inverted_softmax(source, bank, beta := 20) AS TABLE
           WHERE NOT isnan(l.score)) AS r
     ORDER BY 1, 3;
 
--- QB-Norm: the inverted softmax for queries whose best row is among the k best of some query of the bank; other queries
--- keep their scores, so that scores are to be compared within a query only. Bogolin et al. 2022. The bank must not
--- hold the queries themselves.
+-- QB-Norm: the inverted softmax for queries whose best row is among the k best of some query of the bank; other
+-- queries keep their scores, so that scores compare within a query only. Bogolin et al. 2022. The bank must not hold
+-- the queries themselves.
 CREATE OR REPLACE MACRO vec_querybank_norm(source, bank, beta := 20, k := 1) AS TABLE
-    SELECT r.query_id, r.id, row_number() OVER (PARTITION BY r.query_id ORDER BY r.corrected DESC, r.raw DESC, r.id) AS rank,
+    SELECT r.query_id, r.id,
+           row_number() OVER (PARTITION BY r.query_id ORDER BY r.corrected DESC, r.raw DESC, r.id) AS rank,
            r.corrected AS score
     FROM (SELECT l.query_id, l.id, l.score AS raw,
-                 CASE WHEN a.query_id IS NULL THEN l.score::DOUBLE ELSE beta * l.score::DOUBLE - n.log_sum END AS corrected
+                 CASE WHEN a.query_id IS NULL THEN l.score::DOUBLE
+                      ELSE beta * l.score::DOUBLE - n.log_sum END AS corrected
           FROM query_table(source) AS l
           JOIN _vec_log_sums(source, bank, _vec_positive(beta, 'vec_querybank_norm: beta')) AS n ON n.id = l.id
           LEFT JOIN _vec_activated(source, bank, k) AS a ON a.query_id = l.query_id
@@ -84,7 +88,8 @@ CREATE OR REPLACE MACRO vec_querybank_norm(source, bank, beta := 20, k := 1) AS 
 CREATE OR REPLACE MACRO vec_dualbank_norm(
     source, query_bank, doc_bank, beta_query := 20, beta_doc := 20, k := NULL
 ) AS TABLE
-    SELECT r.query_id, r.id, row_number() OVER (PARTITION BY r.query_id ORDER BY r.corrected DESC, r.raw DESC, r.id) AS rank,
+    SELECT r.query_id, r.id,
+           row_number() OVER (PARTITION BY r.query_id ORDER BY r.corrected DESC, r.raw DESC, r.id) AS rank,
            r.corrected AS score
     FROM (SELECT l.query_id, l.id, l.score AS raw,
                  CASE WHEN k IS NULL OR (qa.query_id IS NOT NULL AND da.query_id IS NOT NULL)
@@ -127,7 +132,8 @@ CREATE OR REPLACE MACRO vec_csls(source, bank := NULL, k := 10) AS TABLE
     ),
     _vec_docs AS (SELECT n.id, list_avg(max(n.score, k)) AS near FROM _vec_near AS n GROUP BY n.id),
     _vec_queries AS (SELECT l.query_id, list_avg(max(l.score, k)) AS near FROM _vec_list AS l GROUP BY l.query_id)
-    SELECT r.query_id, r.id, row_number() OVER (PARTITION BY r.query_id ORDER BY r.corrected DESC, r.raw DESC, r.id) AS rank,
+    SELECT r.query_id, r.id,
+           row_number() OVER (PARTITION BY r.query_id ORDER BY r.corrected DESC, r.raw DESC, r.id) AS rank,
            r.corrected AS score
     FROM (SELECT l.query_id, l.id, l.score AS raw, 2 * l.score - q.near - coalesce(d.near, 0.0) AS corrected
           FROM _vec_list AS l

@@ -8,8 +8,8 @@ CREATE OR REPLACE MACRO _vec_weighted(source, labels, k, weight, tau, id, label)
                WHEN 'score' THEN greatest(n.score, 0.0)
                WHEN 'softmax' THEN exp((n.score - n.best) / _vec_positive(tau, 'tau'))
                WHEN 'distance' THEN CASE
-                   WHEN n.score > 0 THEN error('weight is ''distance'', which needs scores that are minus a distance; found '
-                                               || n.score)
+                   WHEN n.score > 0 THEN error(
+                       'weight is ''distance'', which needs scores that are minus a distance; found ' || n.score)
                    WHEN n.best = 0 THEN (n.score = 0)::INTEGER
                    ELSE -1.0 / n.score END
                ELSE error('weight is ' || coalesce('''' || weight || '''', 'NULL')
@@ -18,7 +18,8 @@ CREATE OR REPLACE MACRO _vec_weighted(source, labels, k, weight, tau, id, label)
     FROM (SELECT l.query_id, l.rank, t.known, l.score::DOUBLE AS score,
                  max(l.score::DOUBLE) OVER (PARTITION BY l.query_id) AS best
           FROM query_table(source) AS l
-          JOIN (SELECT COLUMNS(lambda c: lower(c) = lower(id)) AS doc, COLUMNS(lambda c: lower(c) = lower(label)) AS known
+          JOIN (SELECT COLUMNS(lambda c: lower(c) = lower(id)) AS doc,
+                       COLUMNS(lambda c: lower(c) = lower(label)) AS known
                 FROM query_table(labels)) AS t ON t.doc = l.id
           WHERE NOT isnan(l.score) AND t.known IS NOT NULL AND (k IS NULL OR l.rank <= k)) AS n;
 
@@ -31,7 +32,8 @@ CREATE OR REPLACE MACRO _vec_weighted(source, labels, k, weight, tau, id, label)
 CREATE OR REPLACE MACRO vec_knn_vote(
     source, labels, k := NULL, weight := 'uniform', tau := 0.07, id := 'id', label := 'label'
 ) AS TABLE
-    SELECT v.query_id, v.known AS label, v.share / nullif(sum(v.share) OVER (PARTITION BY v.query_id), 0) AS share, v.votes
+    SELECT v.query_id, v.known AS label,
+           v.share / nullif(sum(v.share) OVER (PARTITION BY v.query_id), 0) AS share, v.votes
     FROM (SELECT w.query_id, w.known, sum(w.share ORDER BY w.rank) AS share, count(*) AS votes, min(w.rank) AS nearest
           FROM _vec_weighted(source, labels, k, weight, tau, id, label) AS w
           GROUP BY w.query_id, w.known) AS v
@@ -44,7 +46,8 @@ CREATE OR REPLACE MACRO vec_knn_mean(
     source, labels, k := NULL, weight := 'uniform', tau := 0.07, id := 'id', label := 'label'
 ) AS TABLE
     SELECT m.query_id, any_value(m.mean) AS value,
-           sqrt(sum(m.share * (m.known - m.mean) ** 2 ORDER BY m.rank) / nullif(sum(m.share ORDER BY m.rank), 0)) AS deviation,
+           sqrt(sum(m.share * (m.known - m.mean) ** 2 ORDER BY m.rank) / nullif(sum(m.share ORDER BY m.rank), 0))
+               AS deviation,
            count(*) AS neighbours
     FROM (SELECT w.query_id, w.rank, w.share, w.known::DOUBLE AS known,
                  sum(w.share * w.known::DOUBLE ORDER BY w.rank) OVER (PARTITION BY w.query_id)

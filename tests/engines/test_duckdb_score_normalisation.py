@@ -67,7 +67,7 @@ def test_short_lists_are_corrected_as_whole_ones(lists):
 def test_querybank_norm_is_the_formula_for_activated_queries_and_leaves_the_others(lists, k):
     found = matrix(lists, f"vec_querybank_norm('found', 'bank', beta := 20, k := {k})", S.shape)
     active = activated(BANK, k)
-    assert 0 < active.sum()
+    assert active.any()
     np.testing.assert_allclose(found[active], (20 * S - log_sums(BANK, 20))[active], rtol=1e-12)
     np.testing.assert_array_equal(found[~active], S[~active])
 

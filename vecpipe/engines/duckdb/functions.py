@@ -487,8 +487,8 @@ _HAND_WRITTEN = (
         "vec_farthest",
         "vectors, k, metric",
         "STRUCT(position BIGINT, distance DOUBLE)[]",
-        "Up to k vectors of a list that lie far from each other (farthest-point sampling, Gonzalez 1985): the one nearest "
-        "to the mean, then always the farthest from those picked, with its distance from them; cosine or l2.",
+        "Up to k vectors of a list that lie far from each other (farthest-point sampling, Gonzalez 1985): the one "
+        "nearest to the mean, then always the farthest from those picked, with its distance from them; cosine or l2.",
         _farthest,
     ),
     Scalar("vec_fit_sketch", "sketch, spec", "BLOB", "Fit a spec from a sketch: the model.", _fit_sketch),
