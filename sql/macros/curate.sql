@@ -3,13 +3,14 @@
 -- Clusters of duplicates: ids that are connected through pairs with score >= threshold (connected components), for
 -- every id in the list. The cluster is its least id, the one with keep; a chain of near pairs joins rows that are not.
 CREATE OR REPLACE MACRO vec_duplicates(source, threshold := 0.95) AS TABLE
-    WITH RECURSIVE _vec_pairs AS MATERIALIZED (
+    WITH RECURSIVE _vec_list AS MATERIALIZED (FROM query_table(source)),
+    _vec_pairs AS MATERIALIZED (
         SELECT DISTINCT least(p.query_id, p.id) AS a, greatest(p.query_id, p.id) AS b
-        FROM query_table(source) AS p WHERE p.score >= threshold AND NOT isnan(p.score) AND p.query_id <> p.id
+        FROM _vec_list AS p WHERE p.score >= threshold AND NOT isnan(p.score) AND p.query_id <> p.id
     ),
     _vec_edges AS MATERIALIZED (SELECT e.a, e.b FROM _vec_pairs AS e UNION ALL SELECT e.b, e.a FROM _vec_pairs AS e),
     _vec_ids AS (
-        SELECT p.query_id AS item FROM query_table(source) AS p UNION SELECT p.id FROM query_table(source) AS p
+        SELECT p.query_id AS item FROM _vec_list AS p UNION SELECT p.id FROM _vec_list AS p
     ),
     -- Each round gives ids, and the clusters they were in, the least cluster next to them, and shortens the way to it:
     -- long chains take about log(n) rounds. After Zhang et al. 2020 (FastSV).

@@ -56,12 +56,14 @@ CREATE OR REPLACE MACRO _vec_positive(value, what) AS
 -- Inverted softmax: exp(beta * score) over its sum for the same row over the bank's queries, as natural logarithm.
 -- Smith et al. 2017. Pulls down rows that many queries of the bank are near to.
 CREATE OR REPLACE MACRO vec_inverted_softmax(source, bank, beta := 20) AS TABLE
+    WITH _vec_list AS MATERIALIZED (FROM query_table(source)), _vec_bank AS MATERIALIZED (FROM query_table(bank))
     SELECT r.query_id, r.id,
            row_number() OVER (PARTITION BY r.query_id ORDER BY r.corrected DESC, r.raw DESC, r.id) AS rank,
            r.corrected AS score
     FROM (SELECT l.query_id, l.id, l.score AS raw, beta * l.score::DOUBLE - n.log_sum AS corrected
-          FROM query_table(source) AS l
-          JOIN _vec_log_sums(source, bank, _vec_positive(beta, 'vec_inverted_softmax: beta')) AS n ON n.id = l.id
+          FROM _vec_list AS l
+          JOIN _vec_log_sums('_vec_list', '_vec_bank', _vec_positive(beta, 'vec_inverted_softmax: beta')) AS n
+              ON n.id = l.id
           WHERE NOT isnan(l.score)) AS r
     ORDER BY 1, 3;
 
@@ -69,15 +71,17 @@ CREATE OR REPLACE MACRO vec_inverted_softmax(source, bank, beta := 20) AS TABLE
 -- queries keep their scores, so that scores compare within a query only. Bogolin et al. 2022. The bank must not hold
 -- the queries themselves.
 CREATE OR REPLACE MACRO vec_querybank_norm(source, bank, beta := 20, k := 1) AS TABLE
+    WITH _vec_list AS MATERIALIZED (FROM query_table(source)), _vec_bank AS MATERIALIZED (FROM query_table(bank))
     SELECT r.query_id, r.id,
            row_number() OVER (PARTITION BY r.query_id ORDER BY r.corrected DESC, r.raw DESC, r.id) AS rank,
            r.corrected AS score
     FROM (SELECT l.query_id, l.id, l.score AS raw,
                  CASE WHEN a.query_id IS NULL THEN l.score::DOUBLE
                       ELSE beta * l.score::DOUBLE - n.log_sum END AS corrected
-          FROM query_table(source) AS l
-          JOIN _vec_log_sums(source, bank, _vec_positive(beta, 'vec_querybank_norm: beta')) AS n ON n.id = l.id
-          LEFT JOIN _vec_activated(source, bank, k) AS a ON a.query_id = l.query_id
+          FROM _vec_list AS l
+          JOIN _vec_log_sums('_vec_list', '_vec_bank', _vec_positive(beta, 'vec_querybank_norm: beta')) AS n
+              ON n.id = l.id
+          LEFT JOIN _vec_activated('_vec_list', '_vec_bank', k) AS a ON a.query_id = l.query_id
           WHERE NOT isnan(l.score)) AS r
     ORDER BY 1, 3;
 
@@ -88,6 +92,9 @@ CREATE OR REPLACE MACRO vec_querybank_norm(source, bank, beta := 20, k := 1) AS 
 CREATE OR REPLACE MACRO vec_dualbank_norm(
     source, query_bank, doc_bank, beta_query := 20, beta_doc := 20, k := NULL
 ) AS TABLE
+    WITH _vec_list AS MATERIALIZED (FROM query_table(source)),
+    _vec_bank AS MATERIALIZED (FROM query_table(query_bank)),
+    _vec_rows AS MATERIALIZED (FROM query_table(doc_bank))
     SELECT r.query_id, r.id,
            row_number() OVER (PARTITION BY r.query_id ORDER BY r.corrected DESC, r.raw DESC, r.id) AS rank,
            r.corrected AS score
@@ -97,13 +104,13 @@ CREATE OR REPLACE MACRO vec_dualbank_norm(
                       WHEN qa.query_id IS NOT NULL THEN beta_query * l.score::DOUBLE - qn.log_sum
                       WHEN da.query_id IS NOT NULL THEN beta_doc * l.score::DOUBLE - dn.log_sum
                       ELSE l.score::DOUBLE END AS corrected
-          FROM query_table(source) AS l
-          JOIN _vec_log_sums(source, query_bank, _vec_positive(beta_query, 'vec_dualbank_norm: beta_query')) AS qn
+          FROM _vec_list AS l
+          JOIN _vec_log_sums('_vec_list', '_vec_bank', _vec_positive(beta_query, 'vec_dualbank_norm: beta_query')) AS qn
               ON qn.id = l.id
-          JOIN _vec_log_sums(source, doc_bank, _vec_positive(beta_doc, 'vec_dualbank_norm: beta_doc')) AS dn
+          JOIN _vec_log_sums('_vec_list', '_vec_rows', _vec_positive(beta_doc, 'vec_dualbank_norm: beta_doc')) AS dn
               ON dn.id = l.id
-          LEFT JOIN _vec_activated(source, query_bank, k) AS qa ON qa.query_id = l.query_id
-          LEFT JOIN _vec_activated(source, doc_bank, k) AS da ON da.query_id = l.query_id
+          LEFT JOIN _vec_activated('_vec_list', '_vec_bank', k) AS qa ON qa.query_id = l.query_id
+          LEFT JOIN _vec_activated('_vec_list', '_vec_rows', k) AS da ON da.query_id = l.query_id
           WHERE NOT isnan(l.score)) AS r
     ORDER BY 1, 3;
 
@@ -111,10 +118,10 @@ CREATE OR REPLACE MACRO vec_dualbank_norm(
 -- of the bank, by default the list itself. Conneau et al. 2018; made for cosines. Corrects both sides, so that scores
 -- compare across queries.
 CREATE OR REPLACE MACRO vec_csls(source, bank := NULL, k := 10) AS TABLE
-    WITH _vec_list AS (
+    WITH _vec_list AS MATERIALIZED (
         SELECT l.query_id, l.id, l.score::DOUBLE AS score FROM query_table(source) AS l WHERE NOT isnan(l.score)
     ),
-    _vec_bank AS (
+    _vec_bank AS MATERIALIZED (
         SELECT b.query_id, b.id, b.score::DOUBLE AS score
         FROM query_table(coalesce(bank, source)) AS b WHERE NOT isnan(b.score)
     ),
