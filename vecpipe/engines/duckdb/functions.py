@@ -345,6 +345,31 @@ def _decode(model: Any, code: Any) -> Any:
     return _scatter(len(code), parts, to_vectors, pa.list_(pa.float32()))
 
 
+def _items(found: Model, column: Any, label: str) -> tuple[npt.NDArray[Any], Mask | None]:
+    """Return codes, or transformed vectors for a model without codec, and which rows count."""
+    if found.codec is None:
+        rows = to_rows(column, column=label, dim=found.output_dim)
+        return rows.values, rows.valid
+    return from_codes(column, found.bytes_per_vector, column=label)
+
+
+def _score_codes(model: Any, a: Any, b: Any, metric: Any) -> Any:
+    wanted = metric_named(_constant(metric, "vec_score_codes: metric"))
+    scores = np.full(len(a), np.nan, dtype=np.float32)
+    with kernels.one_blas_thread():
+        for handle, at in _groups(model):
+            found = model_of(handle)
+            left, some = _items(found, _take(a, at), "vec_score_codes: a")
+            right, others = _items(found, _take(b, at), "vec_score_codes: b")
+            valid = some if others is None else _and(some, others)
+            where = np.arange(len(a)) if at is None else at
+            if valid is not None:
+                where, left, right = where[valid], left[valid], right[valid]
+            if len(where):
+                scores[where] = found.score_codes(left, right, wanted)
+    return _floats(scores)
+
+
 def _take(column: Any, at: npt.NDArray[np.int64] | None) -> Any:
     if at is None:
         return column
@@ -496,6 +521,7 @@ _HAND_WRITTEN = (
     Scalar("_vec_load_side", "name, model, base, known", "VARCHAR", "Load a model or its query side.", _load_side),
     Scalar("_vec_transform", "handle, v, on_invalid", "FLOAT[]", "Behind vec_transform.", _transform),
     Scalar("_vec_encode", "handle, v, on_invalid", "BLOB", "Behind vec_encode.", _encode),
+    Scalar("_vec_score_codes", "handle, a, b, metric", "FLOAT", "Behind vec_score_codes.", _score_codes),
     Scalar("_vec_decode", "handle, code", "FLOAT[]", "Behind vec_decode.", _decode),
     Scalar("_vec_score", "code, query", "FLOAT", "Behind vec_score.", _score),
     Scalar("_vec_is_newest", "query, version", "BOOLEAN", "Behind vec_search.", _is_newest),
