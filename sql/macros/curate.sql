@@ -8,26 +8,31 @@ CREATE OR REPLACE MACRO vec_duplicates(source, threshold := 0.95) AS TABLE
         SELECT DISTINCT least(p.query_id, p.id) AS a, greatest(p.query_id, p.id) AS b
         FROM _vec_list AS p WHERE p.score >= threshold AND NOT isnan(p.score) AND p.query_id <> p.id
     ),
-    _vec_edges AS MATERIALIZED (SELECT e.a, e.b FROM _vec_pairs AS e UNION ALL SELECT e.b, e.a FROM _vec_pairs AS e),
+    _vec_edges AS MATERIALIZED (
+        SELECT e.a, e.b FROM _vec_pairs AS e UNION ALL SELECT e.b, e.a FROM _vec_pairs AS e
+    ),
     _vec_ids AS (
         SELECT p.query_id AS item FROM _vec_list AS p UNION SELECT p.id FROM _vec_list AS p
     ),
-    -- Each round gives ids, and the clusters they were in, the least cluster next to them, and shortens the way to it:
-    -- long chains take about log(n) rounds. After Zhang et al. 2020 (FastSV).
+    -- What has changed in a round gives its cluster to the ids next to it and to the clusters they were in, and ids
+    -- look up the cluster of their cluster: long chains take about log(n) rounds. After Zhang et al. 2020 (FastSV).
     _vec_found(item, cluster) USING KEY (item) AS (
         SELECT i.item, i.item FROM _vec_ids AS i WHERE i.item IS NOT NULL
         UNION
         SELECT n.item, n.cluster
         FROM (SELECT u.item, min(u.cluster) AS cluster
-              FROM (SELECT e.a AS item, y.cluster FROM _vec_edges AS e JOIN recurring._vec_found AS y ON y.item = e.b
+              FROM (SELECT e.a AS item, y.cluster FROM _vec_edges AS e JOIN _vec_found AS y ON y.item = e.b
                     UNION ALL
                     SELECT x.cluster, y.cluster
                     FROM _vec_edges AS e
+                    JOIN _vec_found AS y ON y.item = e.b
                     JOIN recurring._vec_found AS x ON x.item = e.a
-                    JOIN recurring._vec_found AS y ON y.item = e.b
                     UNION ALL
                     SELECT x.item, y.cluster
-                    FROM recurring._vec_found AS x JOIN recurring._vec_found AS y ON y.item = x.cluster) AS u
+                    FROM _vec_found AS x JOIN recurring._vec_found AS y ON y.item = x.cluster
+                    UNION ALL
+                    SELECT x.item, y.cluster
+                    FROM recurring._vec_found AS x JOIN _vec_found AS y ON y.item = x.cluster) AS u
               GROUP BY u.item) AS n
         JOIN recurring._vec_found AS o ON o.item = n.item
         WHERE n.cluster < o.cluster
