@@ -1,13 +1,13 @@
 -- Hubs: how often a row is among the k nearest of some query, over rows (query_id, id, rank, score) of a k-NN join.
 
 -- For each row of a table, the number of queries it is among the k nearest of (N_k), most first.
---   docs        table that was searched: rows in no list count 0
---   same_rows   queries and docs are the same rows: the pair of a row with itself is left out, not counted as one of k
-CREATE OR REPLACE MACRO vec_k_occurrence(source, docs, k := 10, id := 'id', same_rows := false) AS TABLE
+--   docs   table that was searched: rows in no list count 0
+--   self   queries and docs are the same rows: the pair of a row with itself is left out, not counted as one of k
+CREATE OR REPLACE MACRO vec_k_occurrence(source, docs, k := 10, id := 'id', self := false) AS TABLE
     WITH _vec_held AS (
         SELECT l.id AS doc
         FROM query_table(source) AS l
-        WHERE NOT isnan(l.score) AND NOT (same_rows AND l.query_id = l.id)
+        WHERE NOT isnan(l.score) AND NOT (self AND l.query_id = l.id)
         QUALIFY row_number() OVER (PARTITION BY l.query_id ORDER BY l.rank, l.id) <= k
     ),
     _vec_counts AS (SELECT h.doc, count(*) AS occurrences FROM _vec_held AS h GROUP BY h.doc),
@@ -20,10 +20,10 @@ CREATE OR REPLACE MACRO vec_k_occurrence(source, docs, k := 10, id := 'id', same
 -- (anti_hubs), share of the rows in at least twice as many lists as the mean (hubs) and share of all places they take
 -- (hub_places), Robin Hood index (the share of places to be taken from the rich to make all equal), and the 10 largest
 -- hubs. NULL where there is nothing to divide by.
-CREATE OR REPLACE MACRO vec_hubness(source, docs, k := 10, id := 'id', same_rows := false) AS TABLE
+CREATE OR REPLACE MACRO vec_hubness(source, docs, k := 10, id := 'id', self := false) AS TABLE
     WITH _vec_n AS MATERIALIZED (
         SELECT o.id AS doc, o.occurrences AS n, avg(o.occurrences) OVER () AS mean
-        FROM vec_k_occurrence(source, docs, k := k, id := id, same_rows := same_rows) AS o
+        FROM vec_k_occurrence(source, docs, k := k, id := id, self := self) AS o
     )
     SELECT count(*) AS docs,
            any_value(k)::BIGINT AS k,

@@ -117,6 +117,19 @@ def test_clusters_of_a_cte_on_a_connection_that_leaves_nothing_behind(tmp_path):
     con.close()
 
 
+def test_lists_come_from_the_join_itself_through_a_view(docs, X):
+    docs.execute("INSERT INTO docs SELECT 1000 + id, emb FROM docs WHERE id % 50 = 0")
+    docs.execute("CREATE VIEW near AS FROM vec_knn_join('docs', 'docs', k := 3, self := true)")
+    twins = docs.execute(
+        "SELECT id, cluster FROM vec_duplicates('near', threshold := 0.999999) WHERE NOT keep"
+    ).fetchall()
+    assert twins == [(1000 + row, row) for row in range(0, 600, 50)]
+    ((docs_seen, places),) = docs.execute(
+        "SELECT docs, mean_occurrences * docs FROM vec_hubness('near', 'docs', k := 3)"
+    ).fetchall()
+    assert (docs_seen, places) == (612, pytest.approx(3 * 612))
+
+
 # Diverse rows --------------------------------------------------------------------------------------------------------
 
 

@@ -100,7 +100,7 @@ def test_a_row_is_no_neighbour_of_its_own(self_join):
     neighbours = pytest.importorskip("sklearn.neighbors")
     con, X = self_join
     others = neighbours.NearestNeighbors(n_neighbors=5).fit(X).kneighbors(return_distance=False)
-    rows = con.execute("FROM vec_k_occurrence('pairs', 'docs', k := 5, id := 'dockey', same_rows := true)").fetchall()
+    rows = con.execute("FROM vec_k_occurrence('pairs', 'docs', k := 5, id := 'dockey', self := true)").fetchall()
     assert dict(rows) == dict(enumerate(np.bincount(others.ravel(), minlength=40).tolist()))
     with_itself = con.execute("FROM vec_k_occurrence('pairs', 'docs', k := 6, id := 'dockey')").fetchall()
     assert dict(with_itself) == {item: count + 1 for item, count in rows}
