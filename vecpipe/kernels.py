@@ -144,6 +144,11 @@ def squared_norms(X: Float32) -> Float32:
     return np.asarray(np.einsum("ij,ij->i", X, X), dtype=np.float32)
 
 
+def row_products(A: Float32, B: Float32) -> Float64:
+    """Return ``(n,) float64`` inner products of row with row."""
+    return np.asarray(np.einsum("ij,ij->i", A, B, dtype=np.float64))
+
+
 class DigitQuery:
     """A float query as two int8 digits a dimension, for integer products with int8 codes.
 

@@ -22,7 +22,7 @@ from vecpipe.guard import GUARD_ROWS, neighbours_kept, warn_if_whitening_hurts, 
 from vecpipe.moments import Affine
 from vecpipe.operators import Codec, FitData, Operator
 from vecpipe.operators.base import check_widths
-from vecpipe.scoring import Coding, Metric, Queries, exact_scores
+from vecpipe.scoring import Coding, Metric, Queries, exact_pairs, exact_scores
 from vecpipe.sketch import Sketch
 from vecpipe.spec import format_spec, parse
 from vecpipe.version import __version__
@@ -236,6 +236,31 @@ class Model:
             return exact_scores(queries.moved, vectors, queries.metric)
         codes, _ = from_codes(np.asarray(items), self.bytes_per_vector)
         return self.coding.score(queries, codes)
+
+    def score_codes(self, a: Bytes | Float32, b: Bytes | Float32, metric: Metric = "cosine") -> Float32:
+        """Return ``(n,) float32`` scores of the vectors that two columns of codes stand for, row by row.
+
+        Larger is closer; NaN where cosine has no answer. Unlike ``score``, which takes queries as they are, both sides
+        carry the error of their codes.
+
+        Parameters
+        ----------
+        a, b : (n, B) uint8 codes, or (n, k) float32 transformed vectors for a model without codec
+        metric
+            cosine, ip (inner product) or l2 (minus the distance), in the space that ``score`` speaks of.
+
+        Raises
+        ------
+        InputError
+            Codes of another length than this model writes, or columns of different lengths.
+        """
+        if len(a) != len(b):
+            raise InputError(f"cannot score {len(a)} codes with {len(b)}: expected one for one")
+        if self._coding is None:
+            left, right = (_matrix(side, self.output_dim, "this model returns") for side in (a, b))
+            return exact_pairs(left, right, metric)
+        codes_a, codes_b = (from_codes(np.asarray(side), self.bytes_per_vector)[0] for side in (a, b))
+        return self._coding.score_pairs(codes_a, codes_b, metric)
 
     # Bytes -----------------------------------------------------------------------------------------------
 

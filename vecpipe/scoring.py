@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecpipe import kernels
-from vecpipe.arrays import Bytes, Float32, Mask
+from vecpipe.arrays import Bytes, Float32, Float64, Mask
 from vecpipe.errors import SpecError
 from vecpipe.moments import Affine
 from vecpipe.operators import Codec, Operator
@@ -162,6 +162,38 @@ class Coding:
             return _minus_distance(lengths, products, norms)
         norms = np.where(norms > self.codec.noise, norms, np.float32(0))
         return _over(products, np.sqrt(lengths) * np.sqrt(norms))
+
+    def score_pairs(self, a: Bytes, b: Bytes, metric: Metric) -> Float32:
+        """Return ``(n,) float32`` scores of the vectors that codes ``(n, B)`` of two columns stand for, row by row."""
+        if metric == "l2":  # the steps behind turn and move both sides alike
+            return np.asarray(-self.codec.pair_distances(a, b), dtype=np.float32)
+        products, left, right = self.codec.pair_products(a, b)
+        if self._centre is not None and self._centre.any():
+            on_left, on_right = (self.codec.score(self._centre_prepared, codes)[0] for codes in (a, b))
+            centre = float(kernels.row_products(self._centre, self._centre)[0])
+            products = products + on_left + on_right + centre
+            left, right = left + 2 * on_left + centre, right + 2 * on_right + centre
+        if metric == "ip":
+            return products.astype(np.float32)
+        return _cosines(products, left, right, self.codec.noise)
+
+
+def exact_pairs(A: Float32, B: Float32, metric: Metric) -> Float32:
+    """Return ``(n,) float32`` scores of float vectors row by row; NaN where cosine has no answer."""
+    if metric == "l2":
+        return np.asarray(-np.sqrt(kernels.row_products(A - B, A - B)), dtype=np.float32)
+    products = kernels.row_products(A, B)
+    if metric == "ip":
+        return products.astype(np.float32)
+    return _cosines(products, kernels.row_products(A, A), kernels.row_products(B, B), 0.0)
+
+
+def _cosines(products: Float64, left: Float64, right: Float64, noise: float) -> Float32:
+    """Return cosines from products and squared lengths, NaN where a length cannot be told from zero."""
+    known = (left > noise) & (right > noise)
+    lengths = np.sqrt(np.maximum(left, 0.0)) * np.sqrt(np.maximum(right, 0.0))
+    cosines = np.divide(products, lengths, out=np.full(len(products), np.nan), where=known)
+    return np.asarray(np.clip(cosines, -1.0, 1.0), dtype=np.float32)
 
 
 def exact_scores(Q: Float32, X: Float32, metric: Metric) -> Float32:

@@ -43,3 +43,8 @@ CREATE OR REPLACE MACRO vec_encode(model, v, on_invalid := 'error') AS
 -- The vector a code stands for; for a model without codec, the inverse of vec_transform.
 CREATE OR REPLACE MACRO vec_decode(model, code) AS
     _vec_decode(_vec_model(model), code);
+
+-- Score of the vectors that two codes of a model stand for; larger is closer. NULL where a code is NULL, or has no
+-- direction and the metric is cosine. The metric is cosine, ip or l2 (minus the distance).
+CREATE OR REPLACE MACRO vec_score_codes(model, a, b, metric := 'cosine') AS
+    _vec_score_codes(_vec_model(model), a, b, metric);

@@ -13,10 +13,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 
 from vecpipe import container, kernels
-from vecpipe.arrays import MAX_DIM, Bytes, Float32
+from vecpipe.arrays import MAX_DIM, Bytes, Float32, Float64
 from vecpipe.errors import CapabilityError, SpecError
 from vecpipe.moments import Affine
 from vecpipe.operators.fit_data import FitData
@@ -200,6 +201,21 @@ class Codec(Operator):
     def squared_norms(self, codes: Bytes) -> Float32:
         """Return ``(n,)`` squared norms of the decoded vectors."""
         return kernels.squared_norms(self.decode(codes))
+
+    def pair_products(self, a: Bytes, b: Bytes) -> tuple[Float64, Float64, Float64]:
+        """Return inner products, row by row, of the vectors that codes ``(n, B)`` of two columns stand for.
+
+        Returns
+        -------
+        Three arrays ``(n,)``: products, squared lengths on the left, squared lengths on the right.
+        """
+        left, right = self.decode(a), self.decode(b)
+        return kernels.row_products(left, right), kernels.row_products(left, left), kernels.row_products(right, right)
+
+    def pair_distances(self, a: Bytes, b: Bytes) -> Float64:
+        """Return ``(n,)`` Euclidean distances, row by row, of the vectors that codes of two columns stand for."""
+        difference = self.decode(a) - self.decode(b)
+        return np.asarray(np.sqrt(kernels.row_products(difference, difference)))
 
 
 _REGISTRY: dict[str, type[Operator]] = {}

@@ -254,6 +254,21 @@ class Binary(Codec):
         products: Float32 = prepared.dot(self._bits(codes).view(np.int8))
         return products
 
+    def _differing(self, a: Bytes, b: Bytes) -> npt.NDArray[np.int64]:
+        different = a ^ b
+        if self.dim % 8:
+            different[:, -1] &= np.uint8(256 - (1 << (8 - self.dim % 8)))
+        return np.asarray(np.bitwise_count(different).sum(axis=1, dtype=np.int64))
+
+    def pair_products(self, a: Bytes, b: Bytes) -> tuple[Float64, Float64, Float64]:
+        """Return inner products from the number of differing bits, and lengths of one."""
+        ones = np.ones(len(a))
+        return 1.0 - 2.0 * self._differing(a, b) / self.dim, ones, ones
+
+    def pair_distances(self, a: Bytes, b: Bytes) -> Float64:
+        """Return ``(n,)`` distances from the number of differing bits."""
+        return np.asarray(np.sqrt(4.0 * self._differing(a, b) / self.dim))
+
     def squared_norms(self, codes: Bytes) -> Float32:
         """Return ones."""
         return np.ones(len(codes), dtype=np.float32)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from vecpipe.arrays import Bytes, Float32, Float64
 from vecpipe.errors import ModelFormatError
-from vecpipe.kernels import DigitQuery, affine
+from vecpipe.kernels import DigitQuery, affine, row_products
 from vecpipe.operators.base import Codec, Layout, State, check_matrix, register
 from vecpipe.operators.fit_data import FitData
 from vecpipe.operators.kmeans import gaussian_levels
@@ -123,6 +123,16 @@ class _Rotated(Codec):
         grid = self._body(codes).astype(np.float32) + np.float32(self._shift)
         norms = np.einsum("ij,ij->i", grid, grid) * (factor * cosine) ** 2
         return np.asarray(norms, dtype=np.float32)
+
+    def pair_products(self, a: Bytes, b: Bytes) -> tuple[Float64, Float64, Float64]:
+        """Return inner products, and the squared lengths that the codes know, which decoding overstates."""
+        left, right = (self.squared_norms(codes).astype(np.float64) for codes in (a, b))
+        return row_products(self.decode(a), self.decode(b)), left, right
+
+    def pair_distances(self, a: Bytes, b: Bytes) -> Float64:
+        """Return ``(n,)`` distances from the products and the lengths that the codes know."""
+        products, left, right = self.pair_products(a, b)
+        return np.asarray(np.sqrt(np.maximum(left + right - 2.0 * products, 0.0)))
 
     def error_bound(self, prepared: Any, codes: Bytes, deviations: float = 1.9) -> Float32:
         """Return by how much a score misses the true inner product, at most, ``(m, n) float32``.

@@ -29,6 +29,7 @@ from vecpipe.arrays import (
     to_rows,
     to_vectors,
 )
+from vecpipe.diverse import farthest_points
 from vecpipe.engines.duckdb.handles import keep_model, model_of, query_of, query_side
 from vecpipe.errors import InputError, ModelNotFoundError, SpecError
 from vecpipe.operators import Codec, Operator, parameters, registry
@@ -343,6 +344,31 @@ def _decode(model: Any, code: Any) -> Any:
     return _scatter(len(code), parts, to_vectors, pa.list_(pa.float32()))
 
 
+def _items(found: Model, column: Any, label: str) -> tuple[npt.NDArray[Any], Mask | None]:
+    """Return codes, or transformed vectors for a model without codec, and which rows count."""
+    if found.codec is None:
+        rows = to_rows(column, column=label, dim=found.output_dim)
+        return rows.values, rows.valid
+    return from_codes(column, found.bytes_per_vector, column=label)
+
+
+def _score_codes(model: Any, a: Any, b: Any, metric: Any) -> Any:
+    wanted = metric_named(_constant(metric, "vec_score_codes: metric"))
+    scores = np.full(len(a), np.nan, dtype=np.float32)
+    with kernels.one_blas_thread():
+        for handle, at in _groups(model):
+            found = model_of(handle)
+            left, some = _items(found, _take(a, at), "vec_score_codes: a")
+            right, others = _items(found, _take(b, at), "vec_score_codes: b")
+            valid = some if others is None else _and(some, others)
+            where = np.arange(len(a)) if at is None else at
+            if valid is not None:
+                where, left, right = where[valid], left[valid], right[valid]
+            if len(where):
+                scores[where] = found.score_codes(left, right, wanted)
+    return _floats(scores)
+
+
 def _take(column: Any, at: npt.NDArray[np.int64] | None) -> Any:
     if at is None:
         return column
@@ -428,6 +454,35 @@ def _is_newest(query: Any, newest: Any) -> Any:
     return pa.array(np.ones(len(query), dtype=bool))
 
 
+_PICKS = pa.list_(pa.struct([("position", pa.int64()), ("distance", pa.float64())]))
+
+
+def _farthest(vectors: Any, k: Any, metric: Any) -> Any:
+    """Return the picks of farthest-point sampling in each list of vectors; positions count from 1, as in SQL."""
+    if pa.types.is_null(vectors.type):
+        return pa.nulls(len(vectors), _PICKS)
+    if not (pa.types.is_list(vectors.type) or pa.types.is_large_list(vectors.type)):
+        raise InputError(f"vec_farthest: vectors: expected a list of vectors, got {vectors.type}")
+    chosen: list[list[dict[str, Any]] | None] = []
+    wanted = zip(k.to_pylist(), metric.to_pylist(), strict=True)
+    with kernels.one_blas_thread():
+        for row, (most, name) in enumerate(wanted):
+            if not vectors[row].is_valid:
+                chosen.append(None)
+                continue
+            if not isinstance(most, int) or isinstance(most, bool):
+                raise SpecError(f"vec_farthest: k is {most!r}; expected an integer")
+            rows = to_rows(vectors[row].values, column="vec_farthest: vectors")
+            picks, distances = farthest_points(rows.values, most, name, rows.valid)
+            chosen.append(
+                [
+                    {"position": int(pick) + 1, "distance": None if math.isnan(distance) else float(distance)}
+                    for pick, distance in zip(picks, distances, strict=True)
+                ]
+            )
+    return pa.array(chosen, _PICKS)
+
+
 _HAND_WRITTEN = (
     Scalar("vec_norm", "v", "FLOAT", "Euclidean length.", _norm),
     Scalar("vec_add", "a, b", "FLOAT[]", "Sum of two vectors.", _sum("vec_add", 1.0)),
@@ -439,11 +494,20 @@ _HAND_WRITTEN = (
     Scalar("vec_hamming", "a, b", "INTEGER", "Number of differing bits of two codes.", _hamming),
     Scalar("vec_is_valid", "v", "BOOLEAN", "Whether every element is a finite number.", _is_valid),
     Scalar("vec_hash_embed", "text, d", "FLOAT[]", "Lexical embedding by feature hashing.", _hash_embed),
+    Scalar(
+        "vec_farthest",
+        "vectors, k, metric",
+        "STRUCT(position BIGINT, distance DOUBLE)[]",
+        "Up to k vectors of a list that lie far from each other (farthest-point sampling, Gonzalez 1985): the one "
+        "nearest to the mean, then always the farthest from those picked, with its distance from them; cosine or l2.",
+        _farthest,
+    ),
     Scalar("vec_fit_sketch", "sketch, spec", "BLOB", "Fit a spec from a sketch: the model.", _fit_sketch),
     Scalar("_vec_load", "name, model, known", "VARCHAR", "Load a model, return its handle.", _load),
     Scalar("_vec_load_side", "name, model, base, known", "VARCHAR", "Load a model or its query side.", _load_side),
     Scalar("_vec_transform", "handle, v, on_invalid", "FLOAT[]", "Behind vec_transform.", _transform),
     Scalar("_vec_encode", "handle, v, on_invalid", "BLOB", "Behind vec_encode.", _encode),
+    Scalar("_vec_score_codes", "handle, a, b, metric", "FLOAT", "Behind vec_score_codes.", _score_codes),
     Scalar("_vec_decode", "handle, code", "FLOAT[]", "Behind vec_decode.", _decode),
     Scalar("_vec_score", "code, query", "FLOAT", "Behind vec_score.", _score),
     Scalar("_vec_is_newest", "query, version", "BOOLEAN", "Behind vec_search.", _is_newest),
