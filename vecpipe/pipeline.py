@@ -256,11 +256,11 @@ class Model:
         """
         if len(a) != len(b):
             raise InputError(f"cannot score {len(a)} codes with {len(b)}: expected one for one")
-        if self._coding is None:
+        if self.coding is None:
             left, right = (_matrix(side, self.output_dim, "this model returns") for side in (a, b))
             return exact_pairs(left, right, metric)
         codes_a, codes_b = (from_codes(np.asarray(side), self.bytes_per_vector)[0] for side in (a, b))
-        return self._coding.score_pairs(codes_a, codes_b, metric)
+        return self.coding.score_pairs(codes_a, codes_b, metric)
 
     # Bytes -----------------------------------------------------------------------------------------------
 

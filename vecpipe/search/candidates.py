@@ -195,7 +195,7 @@ class Candidates:
 
     def _bar(self, which: Places) -> Float32:
         with self._lock:
-            return self._best[which].min(axis=1)
+            return np.asarray(self._best[which].min(axis=1))
 
     def _keep(self, which: Places, queries: Places, rows: Places, scores: Float32, rank: Ranks) -> Pairs:
         """Take the scores into the bar, and return the pairs at or above it, at most k of each query."""

@@ -34,6 +34,7 @@ from vecpipe.engines.duckdb.handles import keep_model, model_of, query_of, query
 from vecpipe.errors import InputError, ModelNotFoundError, SpecError
 from vecpipe.operators import Codec, Operator, parameters, registry
 from vecpipe.pipeline import Model, fit_sketch
+from vecpipe.scoring import metric_named
 from vecpipe.sketch import Sketch
 from vecpipe.text import hash_embed
 
@@ -353,7 +354,7 @@ def _items(found: Model, column: Any, label: str) -> tuple[npt.NDArray[Any], Mas
 
 
 def _score_codes(model: Any, a: Any, b: Any, metric: Any) -> Any:
-    wanted = metric_named(_constant(metric, "vec_score_codes: metric"))
+    wanted = metric_named(constant(metric, "vec_score_codes: metric"))
     scores = np.full(len(a), np.nan, dtype=np.float32)
     with kernels.one_blas_thread():
         for handle, at in _groups(model):

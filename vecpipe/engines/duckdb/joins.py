@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import secrets
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,11 @@ import pyarrow.compute as pc
 
 from vecpipe.arrays import Bytes, Float32, Mask, from_codes, to_rows
 from vecpipe.engines.duckdb import handles
-from vecpipe.engines.duckdb.functions import Scalar, metric_named
+from vecpipe.engines.duckdb.functions import Scalar
 from vecpipe.errors import InputError, SpecError
 from vecpipe.kernels import one_blas_thread
-from vecpipe.search.candidates import Candidates, Pairs
+from vecpipe.scoring import metric_named
+from vecpipe.search.candidates import Candidates, Pairs, Ranks
 
 _OFFERED = "STRUCT(query INTEGER, score FLOAT)[]"
 
@@ -122,12 +124,16 @@ def _offer(handle: Any, ids: Any, v: Any, key: Any) -> Any:
     parts = []
     with one_blas_thread():
         for at, queries in join.groups(key, valid):
-            whole = len(at) == len(values)
-            pairs = join.candidates.offer(
-                values if whole else values[at], rank if whole else lambda at=at: rank()[at], queries
-            )
-            parts.append(pairs if whole else Pairs(at[pairs.rows], pairs.queries, pairs.scores))
+            if len(at) == len(values):
+                parts.append(join.candidates.offer(values, rank, queries))
+                continue
+            pairs = join.candidates.offer(values[at], partial(_some, rank, at), queries)
+            parts.append(Pairs(at[pairs.rows], pairs.queries, pairs.scores))
     return _lists(len(v), Pairs.join(parts))
+
+
+def _some(rank: Ranks, at: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    return rank()[at]
 
 
 def _rows(candidates: Candidates, v: Any) -> tuple[Float32 | Bytes, Mask | None]:

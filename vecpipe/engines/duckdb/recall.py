@@ -15,10 +15,11 @@ import pyarrow as pa
 
 from vecpipe.arrays import Float32, to_rows
 from vecpipe.engines.duckdb import catalog
-from vecpipe.engines.duckdb.functions import Scalar, metric_named
+from vecpipe.engines.duckdb.functions import Scalar
 from vecpipe.errors import EngineError, InputError, SpecError
 from vecpipe.metrics.audit import ExactBest
 from vecpipe.metrics.interval import wilson
+from vecpipe.scoring import metric_named
 
 OpenCursor = Callable[[], duckdb.DuckDBPyConnection]
 
