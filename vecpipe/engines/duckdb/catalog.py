@@ -42,15 +42,20 @@ def load_model(con: duckdb.DuckDBPyConnection, name: str) -> Model:
     ModelNotFoundError
         There is none that the connection can see; the message lists the names there are.
     """
-    return newest_model(con, name)[0]
+    return _read_newest(con, name)[0]
 
 
 def newest_model(con: duckdb.DuckDBPyConnection, name: str) -> tuple[Model, int]:
-    """Return the newest model of a name and its version; errors as in ``load_model``."""
+    """Return the newest model of a name and its version; errors as in ``load_model``.
+
+    A model that this process has loaded already is known by its header and not read again.
+    """
     [(head, version)] = run(con, _NEWEST_HEAD, [name, handles.HEAD_BYTES]).fetchall()
     known = None if head is None else handles.model_with_head(head)
-    if known is not None:
-        return known, int(version)
+    return _read_newest(con, name) if known is None else (known, int(version))
+
+
+def _read_newest(con: duckdb.DuckDBPyConnection, name: str) -> tuple[Model, int]:
     [(data, version)] = run(con, _NEWEST, [name]).fetchall()
     if data is None:
         names = model_names(con)
