@@ -19,7 +19,8 @@ from vecpipe.engines.duckdb.procedures import procedures
 from vecpipe.operators import FAMILIES, Codec, Operator, parameters, registry
 from vecpipe.spec import signature
 
-_MACRO = re.compile(r"((?:^--.*\n)+)CREATE OR REPLACE MACRO (\w+)\(([^)]*)\) AS( TABLE)?", re.MULTILINE)
+_MACRO = re.compile(r"((?:^--[^\n]*\n)+)CREATE OR REPLACE MACRO (\w+)(.*?);$", re.MULTILINE | re.DOTALL)
+_FORM = re.compile(r"(?:^-- (.*)\n|^)\(([^)]*)\) AS( TABLE)?", re.MULTILINE)
 _TITLES = {
     "normalise": "Normalise",
     "whiten": "Centre and whiten",
@@ -30,14 +31,15 @@ _TITLES = {
 }
 
 
-def macros() -> Iterator[tuple[str, str, str, bool]]:
-    """Yield name, arguments, help and whether it returns a table, for each public macro in ``sql/macros``."""
+def macros() -> Iterator[tuple[str, list[str], str, bool]]:
+    """Yield name, the arguments of each form, help and whether it returns a table, for each public macro."""
     for path in sorted((sql_folder() / "macros").glob("*.sql")):
         for match in _MACRO.finditer(path.read_text()):
-            comment, name, arguments, table = match.groups()
+            comment, name, body = match.groups()
             if not name.startswith("_"):
                 text = " ".join(line.removeprefix("--").strip() for line in comment.splitlines())
-                yield name, " ".join(arguments.split()), text, table is not None
+                forms = [form for form in _FORM.findall(body) if not form[0].startswith("refused")]
+                yield name, [" ".join(arguments.split()) for _, arguments, _ in forms], text, bool(forms[0][2])
 
 
 def reference() -> str:
@@ -54,8 +56,8 @@ def _head() -> Iterator[str]:
 def _functions() -> Iterator[str]:
     yield from ("", "## SQL functions", "", "| function | returns | what it does |", "|---|---|---|")
     lines = [
-        (name, f"`{name}({arguments})`", "rows" if table else "a value", text)
-        for name, arguments, text, table in macros()
+        (name, "<br>".join(f"`{name}({arguments})`" for arguments in forms), "rows" if table else "a value", text)
+        for name, forms, text, table in macros()
     ]
     lines += [
         (scalar.name, f"`{scalar.name}({scalar.arguments})`", f"`{scalar.returns}`", scalar.help)

@@ -138,7 +138,7 @@ CREATE OR REPLACE MACRO vec_search
     ORDER BY _vec_score DESC, _vec_tie
     LIMIT k
 ),
--- nothing to search by
+-- refused: nothing to search by
 (source, q, model := NULL, k := 10, oversample := 4, metric := 'cosine') AS TABLE (
     SELECT COLUMNS(lambda c: c = 'vec_search needs code := or rerank := with the name of a column')
     FROM query_table(source)

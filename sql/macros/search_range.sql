@@ -27,7 +27,7 @@ CREATE OR REPLACE MACRO vec_search_range
     WHERE _vec_score >= min_score
       AND _vec_is_newest(
               _vec_query(model, q, metric),
-              (SELECT arg_max(array_slice(m.model, 1, 256), m.version) FROM vecpipe.models AS m WHERE m.name = model))
+              (SELECT max(m.version) FROM vecpipe.models AS m WHERE m.name = model))
     ORDER BY _vec_score DESC
 ),
 -- by code, then exactly
@@ -46,6 +46,6 @@ CREATE OR REPLACE MACRO vec_search_range
     WHERE _vec_score >= min_score
       AND _vec_is_newest(
               _vec_query(model, q, metric),
-              (SELECT arg_max(array_slice(m.model, 1, 256), m.version) FROM vecpipe.models AS m WHERE m.name = model))
+              (SELECT max(m.version) FROM vecpipe.models AS m WHERE m.name = model))
     ORDER BY _vec_score DESC
 );

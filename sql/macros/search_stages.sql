@@ -32,11 +32,9 @@ CREATE OR REPLACE MACRO vec_search_stages(
     WHERE _vec_score IS NOT NULL
       AND _vec_is_newest(
               _vec_query(models[1], q, metric),
-              (SELECT arg_max(array_slice(m.model, 1, 256), m.version)
-               FROM vecpipe.models AS m WHERE m.name = models[1]))
+              (SELECT max(m.version) FROM vecpipe.models AS m WHERE m.name = models[1]))
       AND _vec_is_newest(
               _vec_query(models[2], q, metric),
-              (SELECT arg_max(array_slice(m.model, 1, 256), m.version)
-               FROM vecpipe.models AS m WHERE m.name = models[2]))
+              (SELECT max(m.version) FROM vecpipe.models AS m WHERE m.name = models[2]))
     ORDER BY _vec_score DESC
     LIMIT k;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -125,8 +126,7 @@ class Cells(Operator):
         if not self.used:
             return cells, np.zeros(len(X), dtype=bool)
         narrow = self.state["centroids"][: self.used]
-        # The error of a float32 product of any order of summing is below d ulp of |x||c|; two are compared.
-        doubt = (2.1 * 2.0**-24 * (X.shape[1] + 2)) * lengths
+        doubt = _doubt(lengths, X.shape[1])
         for start in range(0, len(X), _ROWS):
             rows = X[start : start + _ROWS]
             closeness = inner_products(rows, narrow)
@@ -151,10 +151,24 @@ class Cells(Operator):
 
         p is ``count``, or the number of cells that are not empty where that is less.
         """
-        wide = Q.astype(np.float64)
-        closeness = np.stack([(self._wide * q).sum(axis=1) for q in wide]) if len(Q) else np.zeros((0, self.used))
-        order = np.argsort(-closeness, axis=1, kind="stable")[:, : min(count, self.used)]
-        return order.astype(np.int32), np.asarray(wide.any(axis=1)) & (self.used > 0)
+        count = min(count, self.used)
+        probed = np.zeros((len(Q), count), dtype=np.int32)
+        narrow = self.state["centroids"][: self.used]
+        for row, q in enumerate(Q if count else ()):
+            closeness = narrow @ q
+            least = np.partition(closeness, self.used - count)[self.used - count]
+            contenders = np.flatnonzero(closeness >= least - _doubt(np.linalg.norm(q), len(q)))
+            products = (self._wide[contenders] * q.astype(np.float64)).sum(axis=1)
+            probed[row] = contenders[np.argsort(-products, kind="stable")[:count]]
+        return probed, np.asarray(Q.any(axis=1)) & (self.used > 0)
+
+
+def _doubt(lengths: Any, dim: int) -> Any:
+    """Return by how much two float32 products of rows of these lengths with centroids may be off, in all.
+
+    Whatever the order of summing, the error of a product of d terms is below d ulp of the product of the lengths.
+    """
+    return (2.1 * 2.0**-24 * (dim + 2)) * lengths
 
 
 def _judged(rows: Float32, weights: Float64, centroids: Float32) -> tuple[float, float]:
