@@ -201,6 +201,7 @@ def test_joins_find_the_same_rows_with_the_same_scores(spec, metric):
         model, over = fitted(spec, X), "code"
         vecpipe.save_model(con, "m", model)
         rows = pl.from_arrow(rows).with_columns(code=pl.col("emb").vec.encode(model)).to_arrow()
+    con.register("rows", rows)
     con.execute("CREATE OR REPLACE TABLE joined AS FROM rows")
     codes = "" if model is None else ", code := 'code', model := 'm'"
     sql = f"FROM vec_knn_join('joined', 'joined', k := 4, metric := $metric{codes}) ORDER BY query_id, rank"
