@@ -285,7 +285,7 @@ def test_a_join_finds_what_brute_force_finds(metric, lazy):
     np.testing.assert_allclose(found["score"].to_numpy(), np.take_along_axis(scores, nearest, 1).ravel(), atol=3e-3)
 
 
-def test_a_join_leaves_out_nulls_and_rows_without_a_score_and_ties_go_to_the_first():
+def test_a_join_leaves_out_nulls_and_rows_without_a_score_and_ties_go_to_the_smaller_id():
     rows = np.array([[1, 0], [0, 1], [2, 0], [0, 0], [1, 0]], np.float32)
     frame = pl.DataFrame({"name": ["a", "b", "c", "zero", "null"], "v": rows}).with_columns(
         v=pl.when(pl.col("name") != "null").then("v")

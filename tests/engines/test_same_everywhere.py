@@ -189,3 +189,24 @@ def test_scores_are_the_same_in_every_engine(spec, engine, metric):
     assert [score is None for score in found] == [score is None for score in expected]
     a, b = (np.array([s for s in scores if s is not None]) for scores in (found, expected))
     np.testing.assert_allclose(a, b, atol=2e-6 * max(1.0, float(np.abs(b).max())))
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("spec", [None, "normalize | int8"])
+def test_joins_find_the_same_rows_with_the_same_scores(spec, metric):
+    X, _, column = rows_with_nulls()
+    rows = pa.table({"id": np.random.default_rng(0).permutation(len(X)), "emb": column})
+    con, model, over = _database(), None, "emb"
+    if spec is not None:
+        model, over = fitted(spec, X), "code"
+        vecpipe.save_model(con, "m", model)
+        rows = pl.from_arrow(rows).with_columns(code=pl.col("emb").vec.encode(model)).to_arrow()
+    con.register("rows", rows)
+    con.execute("CREATE OR REPLACE TABLE joined AS FROM rows")
+    codes = "" if model is None else ", code := 'code', model := 'm'"
+    sql = f"FROM vec_knn_join('joined', 'joined', k := 4, metric := $metric{codes}) ORDER BY query_id, rank"
+    expected = con.execute(sql, {"metric": metric}).fetchall()
+    frame = pl.from_arrow(rows)
+    found = frame.vec.knn_join(frame, k=4, column="emb", other_column=over, model=model, metric=metric)
+    assert len(expected) > 1_100
+    assert found.sort("query_id", "rank").rows() == expected

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 import polars as pl
 
-from vecpipe.arrays import Float32, Mask, OnInvalid, from_codes, to_rows
+from vecpipe.arrays import OnInvalid, from_codes, to_rows
 from vecpipe.engines.polars.columns import ModelLike, model_from
 from vecpipe.errors import InputError, SpecError
 from vecpipe.fitting import fit
+from vecpipe.kernels import one_blas_thread
 from vecpipe.pipeline import Model
 from vecpipe.scoring import Metric, metric_named
-from vecpipe.search.join import BLOCK_ROWS, nearest_rows
+from vecpipe.search.candidates import Candidates
 from vecpipe.sources import vector_column
+
+_BLOCK_ROWS = 4_096
+_PAIRS = 1 << 20
 
 Frame = TypeVar("Frame", pl.DataFrame, pl.LazyFrame)
 
@@ -77,6 +84,8 @@ class VecFrame(Generic[Frame]):
     ) -> Frame:
         """Return the k rows of another frame nearest to each row of this one, by exact products of blocks.
 
+        The scores are those of ``vec_knn_join`` in SQL.
+
         Parameters
         ----------
         other
@@ -97,7 +106,7 @@ class VecFrame(Generic[Frame]):
         -------
         Frame
             ``query_id, id, rank, score``, a lazy frame from a lazy one: rank from 1, larger scores are closer, ties
-            go to the row that comes first. NULL vectors and rows without a score (zero vectors, under cosine) are
+            go to the smaller id. NULL vectors and rows without a score (zero vectors, under cosine) are
             not there.
         """
         if not isinstance(k, int) or isinstance(k, bool) or k < 1:
@@ -122,7 +131,7 @@ class VecFrame(Generic[Frame]):
 
         def run() -> pl.DataFrame:
             queries = _columns(self._frame, mine, id).lazy().collect()
-            blocks = _Blocks(_columns(other, theirs, their_id), theirs, their_id, found)
+            blocks = _blocks(other, theirs, their_id)
             return _join(queries, mine, id, blocks, k, chosen, found).cast(schema)
 
         if isinstance(self._frame, pl.LazyFrame):
@@ -131,67 +140,90 @@ class VecFrame(Generic[Frame]):
 
 
 def _join(
-    queries: pl.DataFrame, column: str, id: str | None, blocks: _Blocks, k: int, metric: Metric, model: Model | None
+    queries: pl.DataFrame,
+    column: str,
+    id: str | None,
+    blocks: Iterator[_Block],
+    k: int,
+    metric: Metric,
+    model: Model | None,
 ) -> pl.DataFrame:
     rows = to_rows(queries[column], column=column, dim=None if model is None else model.dim)
-    live = np.arange(len(rows)) if rows.valid is None else np.flatnonzero(rows.valid)
-    blocks.dim = rows.dim if model is None and len(live) else None
-    places, scores = nearest_rows(rows.kept(), blocks, k, metric, model)
-    there = places >= 0
-    rank = np.broadcast_to(np.arange(1, k + 1), places.shape)[there]
-    asked = pl.Series("query_id", np.repeat(live, there.sum(axis=1)), dtype=pl.Int64)
-    found = pl.Series("id", places[there], dtype=pl.Int64)
-    return pl.DataFrame(
-        {
-            "query_id": asked if id is None else queries[id].gather(asked),
-            "id": blocks.ids(found),
-            "rank": rank,
-            "score": scores[there],
-        }
-    )
+    Q = rows.values if rows.valid is None else np.where(rows.valid[:, None], rows.values, np.float32(np.nan))
+    asked = pl.int_range(len(queries), eager=True) if id is None else queries[id]
+    if rows.nulls == len(rows):
+        return _best([], asked, k)
+    candidates = Candidates(Q, k, metric, model)
+    found: list[pl.DataFrame] = []
+
+    def offer(block: _Block) -> pl.DataFrame:
+        items, ids = block.items(rows.dim, model)
+        pairs = candidates.offer(items, lambda: ids.rank("ordinal").to_numpy().astype(np.int64))
+        return pl.DataFrame({"at": pairs.queries, "id": ids.gather(pairs.rows), "score": pairs.scores})
+
+    with one_blas_thread(), ThreadPoolExecutor(pl.thread_pool_size(), "vecpipe-join") as pool:
+        pending: deque[Future[pl.DataFrame]] = deque()
+        for block in blocks:
+            pending.append(pool.submit(offer, block))
+            if len(pending) > 2 * pl.thread_pool_size():
+                found.append(pending.popleft().result())
+            if sum(map(len, found)) > _PAIRS + 4 * k * len(queries):
+                found = [_ranked(found, k)]
+        found.extend(future.result() for future in pending)
+    return _best(found, asked, k)
 
 
-class _Blocks:
-    """The rows to search, a block at a time, remembering their ids on the way."""
+def _ranked(found: list[pl.DataFrame], k: int) -> pl.DataFrame:
+    """Return the k best of each query; ties go to the smaller id."""
+    rows = pl.concat(found).select("at", "id", "score").sort("at", "score", "id", descending=[False, True, False])
+    return rows.with_columns(rank=1 + pl.int_range(pl.len()).over("at")).filter(pl.col("rank") <= k)
 
-    def __init__(self, frame: pl.DataFrame | pl.LazyFrame, column: str, id: str | None, model: Model | None) -> None:
-        self._frame, self._column, self._id, self._model = frame, column, id, model
-        self._ids: list[pl.Series] = []
-        self.dim: int | None = None
 
-    def __iter__(self) -> Iterator[tuple[Any, Mask | None]]:
-        start = 0
-        for part in _batches(self._frame):
-            if self._id is not None:
-                self._ids.append(part[self._id])
-            for piece in part[self._column].rechunk().to_frame().iter_slices(BLOCK_ROWS):
-                yield self._items(piece[self._column], start)
-                start += len(piece)
+def _best(found: list[pl.DataFrame], asked: pl.Series, k: int) -> pl.DataFrame:
+    """Return the result of a join: at most k rows of each query, best first."""
+    if not found:
+        return pl.DataFrame({"query_id": asked[:0], "id": [], "rank": [], "score": []})
+    rows = _ranked(found, k)
+    return rows.select(asked.gather(rows["at"]).alias("query_id"), "id", "rank", "score")
 
-    def _items(self, series: pl.Series, start: int) -> tuple[Float32 | Any, Mask | None]:
-        model = self._model
+
+@dataclass(frozen=True)
+class _Block:
+    """Some rows to search, from ``start`` on."""
+
+    rows: pl.DataFrame
+    column: str
+    id: str | None
+    start: int
+
+    def items(self, dim: int, model: Model | None) -> tuple[Any, pl.Series]:
+        """Return what is to be scored, with ids; without the rows that are NULL."""
+        series = self.rows[self.column]
+        stop = self.start + len(series)
+        ids = pl.int_range(self.start, stop, eager=True) if self.id is None else self.rows[self.id]
+        values: Any
         if model is not None and model.codec is not None:
-            return from_codes(series.to_arrow(), model.bytes_per_vector, column=self._column)
-        dim = self.dim if model is None else model.output_dim
-        rows = to_rows(series, column=self._column, dim=dim, first_row=start)
-        return rows.values, rows.valid
+            values, valid = from_codes(series.to_arrow(), model.bytes_per_vector, column=self.column)
+        else:
+            width = dim if model is None else model.output_dim
+            rows = to_rows(series, column=self.column, dim=width, first_row=self.start)
+            values, valid = rows.values, rows.valid
+        return (values, ids) if valid is None else (values[valid], ids.filter(pl.Series(valid)))
 
-    def ids(self, places: pl.Series) -> pl.Series:
-        """Return the ids of the rows at these places."""
-        if self._id is None:
-            return places
-        return (
-            pl.concat(self._ids).gather(places)
-            if self._ids
-            else _columns(self._frame, self._id).lazy().collect()[self._id]
-        )
+
+def _blocks(frame: pl.DataFrame | pl.LazyFrame, column: str, id: str | None) -> Iterator[_Block]:
+    start = 0
+    for part in _batches(_columns(frame, column, id)):
+        for rows in part.rechunk().iter_slices(_BLOCK_ROWS):
+            yield _Block(rows, column, id, start)
+            start += len(rows)
 
 
 def _batches(frame: pl.DataFrame | pl.LazyFrame) -> Iterator[pl.DataFrame]:
     if isinstance(frame, pl.DataFrame):
         yield frame
     else:
-        yield from frame.collect_batches(chunk_size=16 * BLOCK_ROWS, engine="streaming")
+        yield from frame.collect_batches(chunk_size=16 * _BLOCK_ROWS, engine="streaming")
 
 
 def _columns(frame: Frame, *names: str | None) -> Frame:
