@@ -19,6 +19,16 @@ def test_sql_blocks_run_and_results_are_real(page: Path) -> None:
     assert rewritten(page) == page.read_text()
 
 
+def test_python_blocks_of_the_page_on_lancedb_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "lancedb-search.md").read_text()
+    names: dict[str, object] = {}
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    for block in blocks:
+        exec(block, names)
+    assert len(blocks) >= 6
+
+
 def test_reference_is_what_the_code_says() -> None:
     assert (ROOT / "docs" / "reference.md").read_text() == reference(), "run `make docs`"
 

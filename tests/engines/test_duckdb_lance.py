@@ -201,3 +201,24 @@ def test_empty_tables_are_attached_and_empty_results_written(con, db):
     assert con.sql("SELECT count(*), count(vec_norm(vector)) FROM lance.none").fetchall() == [(0, 0)]
     assert vd.write_lance(con, "SELECT * FROM lance.none", db, "again") == 0
     assert db.open_table("again").count_rows() == 0
+
+
+def test_packed_bits_are_codes_for_all_functions(attached, db, X):
+    import vecpipe.lancedb as vl
+
+    table = db.open_table("docs")
+    vl.add_column(table, "bits", vecpipe.fit(table.to_arrow().select(["vector"]), "center | binary"), name="b")
+    vecpipe.save_model(attached, "b", vl.load_model(db, "b"))
+    vd.attach_lance(attached, db)
+    packed = np.packbits(X > X.mean(axis=0, dtype=np.float64), axis=1)
+    found = attached.sql(
+        "SELECT vec_hamming(a.bits, b.bits) FROM lance.docs a, lance.docs b WHERE b.id = 3 ORDER BY a.id"
+    )
+    want = np.unpackbits(packed ^ packed[3], axis=1).sum(axis=1)
+    assert [row for (row,) in found.fetchall()] == want.tolist()
+    nearest = attached.execute(
+        "SELECT id FROM vec_search('lance.docs', $1::FLOAT[12], model := 'b', code := 'bits', rerank := 'vector', "
+        "k := 1, oversample := 50)",
+        [X[3].tolist()],
+    )
+    assert nearest.fetchall() == [(3,)]

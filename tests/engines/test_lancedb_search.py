@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+from concurrent.futures import ThreadPoolExecutor
 
 import lancedb
 import numpy as np
@@ -267,6 +269,28 @@ def test_codes_beyond_the_memory_allowed_are_read_for_every_search(docs, X, monk
     monkeypatch.setenv("VECPIPE_RESIDENT_BYTES", "1000")
     assert snapshot(docs).codes("code", load_model(docs._conn, "code")) is None
     assert search(docs, X[:3], column="code", k=20, where=where).equals(want)
+
+
+def test_columns_in_memory_stay_within_the_bound_and_come_back(db, docs, X, monkeypatch):
+    other = db.create_table("other", docs.to_arrow())
+    want = search(docs, X[0], column="code")
+    rows = len(X) * 32
+    monkeypatch.setenv("VECPIPE_RESIDENT_BYTES", str(rows + rows // 2))
+    assert search(other, X[0], column="code").equals(want)
+    gc.collect()
+    held = [found() for kept in (docs, other) for found in snapshot(kept)._columns.values()]
+    assert [matrix is None for matrix in held] == [True, False]
+    assert search(docs, X[0], column="code").equals(want)
+
+
+def test_searches_of_many_threads_read_a_cold_table_once(docs, X, monkeypatch):
+    read = []
+    original = type(snapshot(docs))._read
+    monkeypatch.setattr(type(snapshot(docs)), "_read", lambda *args: read.append(1) or original(*args))
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda q: ids(search(docs, q, column="code", rerank="vector", k=1)), X[:64]))
+    assert found == [[i] for i in range(64)]
+    assert len(read) == 1
 
 
 # LanceDB's own indexes

@@ -90,3 +90,18 @@ def lancedb(rows: int, dim: int, spec: str, runs: int) -> None:
     from vecpipe.bench.lancedb import run
 
     run(rows, dim, spec, runs, Console(width=160))
+
+
+@bench.command()
+@click.option("--rows", default=100_000, show_default=True, type=click.IntRange(1_000), help="Rows of the table.")
+@click.option("--dim", default=384, show_default=True, type=click.IntRange(8, 4_096), help="Width of the vectors.")
+@click.option("--queries", default=200, show_default=True, type=click.IntRange(10, 10_000), help="Held-out queries.")
+@click.option(
+    "--data", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Real vectors, as for codecs."
+)
+@click.option("--slow", is_flag=True, help="With IVF_HNSW_SQ, which takes minutes to build.")
+def lancedb_search(rows: int, dim: int, queries: int, data: Path | None, slow: bool) -> None:
+    """Search LanceDB tables through codes against LanceDB's own indexes."""
+    from vecpipe.bench.lancedb_search import run
+
+    run(rows, dim, queries, Console(width=140), data=data, slow=slow)

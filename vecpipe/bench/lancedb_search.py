@@ -1,4 +1,4 @@
-"""``vecpipe bench lancedb``, searches: codes in memory with exact rerank against LanceDB's own indexes.
+"""``vecpipe bench lancedb-search``: codes in memory with exact rerank against LanceDB's own indexes.
 
 Each query is asked of every setting in turn, so that what else the machine does falls on all alike. Of each index
 the fastest setting is shown that reaches the recall asked for, or else the one with the best recall.

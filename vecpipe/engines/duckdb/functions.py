@@ -231,7 +231,7 @@ def _is_valid(v: Any) -> Any:
 
 def _hamming(a: Any, b: Any) -> Any:
     found = a.drop_null()[:1].to_pylist() + b.drop_null()[:1].to_pylist()
-    lengths = [len(value) if isinstance(value, bytes) else 0 for value in found]
+    lengths = [len(value) if isinstance(value, bytes | list) else 0 for value in found]
     if not lengths:
         return pa.nulls(len(a), pa.int32())
     left, left_valid = from_codes(a, lengths[0], column="vec_hamming: first code")

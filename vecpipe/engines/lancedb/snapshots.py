@@ -80,7 +80,7 @@ class Snapshot:
         self.uri = str(dataset.uri)
         self.schema = dataset.schema
         self.models: dict[tuple[str, str | None], Model] = {}
-        self._columns: dict[tuple[str, str], CodeMatrix | None] = {}
+        self._columns: dict[tuple[str, str], weakref.ref[CodeMatrix]] = {}
 
     def top(
         self, column: str, model: Model, Q: Float32, count: int, metric: Metric, where: str | None, shortlist: int
@@ -103,10 +103,13 @@ class Snapshot:
 
     def codes(self, column: str, model: Model) -> CodeMatrix | None:
         """Return the codes of a column in memory; None where they are more than may be kept."""
-        key = (column, model.hash)
-        if key not in self._columns:
-            self._columns[key] = self._load(column, model)
-        return self._columns[key]
+        known = self._columns.get((column, model.hash))
+        matrix = None if known is None else known()
+        if matrix is None:
+            matrix = self._load(column, model)
+            if matrix is not None:
+                self._columns[(column, model.hash)] = weakref.ref(matrix)  # the shelf alone decides how long it stays
+        return matrix
 
     def _load(self, column: str, model: Model) -> CodeMatrix | None:
         if self.dataset.count_rows() * model.bytes_per_vector > _limit():

@@ -14,7 +14,7 @@ def setting(recall, median):
 
 
 def test_the_benchmark_runs_and_reports_recall_and_time():
-    done = CliRunner().invoke(main, ["bench", "lancedb", "--rows", "2000", "--dim", "32", "--queries", "10"])
+    done = CliRunner().invoke(main, ["bench", "lancedb-search", "--rows", "2000", "--dim", "32", "--queries", "10"])
     assert done.exit_code == 0, done.output
     assert "vecpipe normalize | float16" in done.output
     assert "LanceDB IVF_RQ" in done.output
