@@ -20,9 +20,9 @@ A, B = np.arange(300), np.roll(np.arange(300), 7)
 def stood_for(model: Model, codes: np.ndarray) -> np.ndarray:
     """The decoded vectors in the space that scores speak of."""
     assert model.codec is not None
-    assert model._coding is not None
+    assert model.coding is not None
     Y = model.codec.decode(codes)
-    for step in reversed(model.steps[len(model._coding.before) : -1]):
+    for step in reversed(model.steps[len(model.coding.before) : -1]):
         Y = step.invert(Y)
     return Y.astype(np.float64)
 
@@ -47,12 +47,12 @@ def test_scores_of_pairs_are_those_of_the_decoded_vectors(spec, metric):
     V = stood_for(model, codes)
     own = None
     if parse(spec)[-1].name in OWN_LENGTHS:
-        assert model._coding is not None
-        lengths = np.sqrt(model._coding.codec.squared_norms(codes).astype(np.float64))
+        assert model.coding is not None
+        lengths = np.sqrt(model.coding.codec.squared_norms(codes).astype(np.float64))
         if metric == "l2":  # of what is coded, behind the steps that move
-            V = model._coding.codec.decode(codes).astype(np.float64)
+            V = model.coding.codec.decode(codes).astype(np.float64)
         else:
-            lengths = np.sqrt(model._coding.squared_norms(codes).astype(np.float64))
+            lengths = np.sqrt(model.coding.squared_norms(codes).astype(np.float64))
         own = (lengths[A], lengths[B])
     expected = formula(V[A], V[B], metric, own)
     tolerance = 2e-4 * max(1.0, float(np.abs(expected).max()))
