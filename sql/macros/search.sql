@@ -17,6 +17,7 @@ CREATE OR REPLACE MACRO vec_exact(v, query) AS
 --   code    column of codes, scored through the model
 --   rerank  column of raw vectors: the k * oversample best by code are scored again, exactly
 --   cell    column of cells (vec_cell): only rows of the nprobe cells nearest to q are looked at
+--   index   name of a resident index (vec_index) of the table; rerank then names the column it was made of
 --   ties    column that orders rows of the same score; without it their order is not defined
 -- With rerank alone the search is exact. Rows without a score (NULL, no direction) are never returned. A column of
 -- the table that is called score gives way to the score. Arguments go by name.
@@ -136,6 +137,30 @@ CREATE OR REPLACE MACRO vec_search
               _vec_query(model, q, metric),
               (SELECT max(m.version) FROM vecpipe.models AS m WHERE m.name = model)))
     ORDER BY _vec_score DESC, _vec_tie
+    LIMIT k
+),
+-- through a resident index of the table; rerank is the column of vectors that it was made of
+(source, q, index VARCHAR, rerank VARCHAR, nprobe := 16, k := 10, oversample := 4, metric := 'cosine') AS TABLE (
+    SELECT * EXCLUDE (_vec_score, _vec_row), _vec_score AS score
+    FROM (
+        SELECT COLUMNS(lambda c: lower(c) <> 'score'),
+               _vec_exact(COLUMNS(lambda c: lower(c) = lower(rerank)), _vec_query(NULL, q, metric)) AS _vec_score
+        FROM (
+            FROM query('SELECT rowid AS _vec_row, * FROM ' || source)
+            WHERE _vec_row IN (
+                SELECT unnest(_vec_index_rows(
+                    _vec_index_find(index, q, k * oversample, metric, nprobe),
+                    (SELECT COLUMNS(lambda c: lower(c) = lower(rerank))
+                     FROM query('SELECT rowid AS _vec_row, * FROM ' || source)
+                     WHERE _vec_row = _vec_index_last(_vec_index_find(index, q, k * oversample, metric, nprobe))),
+                    txid_current())))
+            UNION ALL
+            FROM query('SELECT rowid AS _vec_row, * FROM ' || source)
+            WHERE _vec_row > _vec_index_last(_vec_index_find(index, q, k * oversample, metric, nprobe))
+        )
+    )
+    WHERE _vec_score IS NOT NULL
+    ORDER BY _vec_score DESC, _vec_row
     LIMIT k
 ),
 -- refused: nothing to search by

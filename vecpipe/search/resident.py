@@ -57,13 +57,15 @@ class CodeMatrix:
     codes : (n, B) uint8
     valid : (n,) bool or None
         Rows outside (NULL) are never found.
+    sketch
+        False where searches will name few rows each: no sign bits are made.
     """
 
-    def __init__(self, model: Model, codes: Bytes, valid: Mask | None = None) -> None:
+    def __init__(self, model: Model, codes: Bytes, valid: Mask | None = None, *, sketch: bool = True) -> None:
         self.model = model
         self.codes = codes
         self.valid = valid
-        self._signs = _Signs.of(model, codes, valid)
+        self._signs = _Signs.of(model, codes, valid) if sketch else None
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -108,6 +110,10 @@ class CodeMatrix:
             near = self._signs.nearest(queries.moved, max(shortlist, count), live)
             found += self._scan(queries, count, near)
         return found
+
+    def top_among(self, q: Float32, places: Places, count: int, metric: Metric = "cosine") -> Found:
+        """Return the best ``count`` of some rows for one query ``(d,)``."""
+        return self._scan(self.model.prepare(q[None], metric), count, places)[0]
 
     def _scan(self, queries: Queries, count: int, among: Places | None) -> list[Found]:
         """Score the codes of some rows (None for all), a block of rows at a time."""

@@ -1,0 +1,332 @@
+"""Resident indexes of DuckDB tables: built from committed rows, searched for row numbers that the statement looks up.
+
+What a search returns is always read from the table, in the transaction of the search: a row that was deleted is not
+there, a row that was changed has another number and is found with the rows added since, which are scored as they are.
+An index that can no longer tell which rows those are refuses to answer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from vecpipe.arrays import Float32, to_rows
+from vecpipe.cells import CellModel
+from vecpipe.engines.duckdb import catalog
+from vecpipe.engines.duckdb.functions import Scalar
+from vecpipe.errors import EngineError, InputError, ModelFormatError, ModelNotFoundError, SpecError
+from vecpipe.etl.ordered import in_order
+from vecpipe.kernels import one_blas_thread
+from vecpipe.scoring import Metric, metric_named
+from vecpipe.search.index import Index, has_cells
+from vecpipe.sources import open_source
+
+OpenCursor = Callable[[], duckdb.DuckDBPyConnection]
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
+_ANSWERS = 256
+_BUILT = "STRUCT(name VARCHAR, rows BIGINT, bytes BIGINT, last_row BIGINT)"
+_LIST = (
+    "STRUCT(name VARCHAR, source VARCHAR, spec VARCHAR, rows BIGINT, bytes BIGINT, last_row BIGINT, cells INTEGER)[]"
+)
+
+
+@dataclass(frozen=True)
+class TableIndex:
+    """An index with what it was made of.
+
+    Attributes
+    ----------
+    source, column : str
+        The table and its column of vectors.
+    last : int
+        Number of the last row that has a vector; later ones are not in the index.
+    mark : str
+        Digest of that row's vector: while it is where it was, no row before it has moved.
+    since : int
+        The transaction that read the table; one that began earlier may see rows that this one did not.
+    """
+
+    index: Index
+    source: str
+    column: str
+    last: int
+    mark: str
+    since: int
+
+
+class Indexes:
+    """The indexes of one open database.
+
+    Parameters
+    ----------
+    open_cursor
+        Opens a cursor on the database.
+    """
+
+    def __init__(self, open_cursor: OpenCursor) -> None:
+        self._open = open_cursor
+        self._held: dict[str, TableIndex] = {}
+        self._answers: dict[bytes, tuple[TableIndex, list[int]]] = {}
+        self._lock = threading.RLock()
+
+    def build(self, name: str, source: str, model_name: str, column: str) -> TableIndex:
+        """Read a table in one transaction, hold its codes, and save them beside a database that is a file."""
+        path = self._file(name)
+        cursor = self._open()
+        try:
+            cursor.begin()
+            model, _ = catalog.newest_model(cursor, model_name)
+            [(since,)] = catalog.run(cursor, "SELECT txid_current()").fetchall()
+            quoted = '"' + column.replace('"', '""') + '"'
+            sql = f"SELECT rowid AS row, {quoted} AS v FROM {source}"
+            cells = CellModel(model) if has_cells(model) else None
+            rows, codes, places = [], [], []
+            last, mark = -1, ""
+
+            def encode(batch: Any) -> tuple[Any, ...]:
+                read = to_rows(batch.column("v"), column=column, dim=model.dim, first_row=0)
+                packed, valid = model.encode(read.values, read.valid)
+                cell = None
+                if cells is not None:
+                    cell, there = cells.assign(read.values, read.valid)
+                    valid = there if valid is None else valid & there
+                numbers = batch.column("row").to_numpy()
+                kept = slice(None) if valid is None else np.flatnonzero(valid)
+                tail = (int(numbers[kept][-1]), _digest(read.values[kept][-1])) if len(numbers[kept]) else None
+                return numbers[kept], packed[kept], None if cell is None else cell[kept], tail
+
+            threads = os.cpu_count() or 1
+            calls = (partial(encode, batch) for batch in open_source(cursor, sql).batches if batch.num_rows)
+            with one_blas_thread(), ThreadPoolExecutor(threads, "vecpipe-index") as pool:
+                for part in in_order(pool, calls, 2 * threads):
+                    assert part is not None
+                    number, packed, cell, tail = part
+                    rows.append(number)
+                    codes.append(packed)
+                    if cell is not None:
+                        places.append(cell)
+                    if tail is not None and tail[0] > last:
+                        last, mark = tail
+                    self._refuse_too_much(name, sum(part.nbytes for part in codes))
+            cursor.commit()
+        finally:
+            cursor.close()
+        found = TableIndex(Index.of(model, rows, codes, places), source, column, last, mark, int(since))
+        if path is not None:
+            about = {"source": source, "column": column, "last": last, "mark": mark}
+            found.index.save(path, about)
+        self._hold(name, found)
+        return found
+
+    def drop(self, name: str) -> bool:
+        """Forget an index, in memory and beside the database; return whether there was one."""
+        path = self._file(name)
+        with self._lock:
+            there = self._held.pop(name, None) is not None
+            self._answers.clear()
+        if path is not None and path.exists():
+            path.unlink()
+            there = True
+        return there
+
+    def get(self, name: str) -> TableIndex:
+        """Return an index, mapping its file where it is not in memory yet.
+
+        Raises
+        ------
+        ModelNotFoundError
+            There is none of that name.
+        """
+        with self._lock:
+            found = self._held.get(name)
+            if found is not None:
+                return found
+            path = self._file(name)
+            if path is None or not path.exists():
+                names = ", ".join(sorted(self._held)) or "none"
+                raise ModelNotFoundError(
+                    f"no index is named {name!r} (in memory: {names}); "
+                    f"make it with SELECT vec_index('{name}', 'table', 'model', emb := 'column')"
+                )
+            index, about = Index.load(path)
+            try:
+                found = TableIndex(
+                    index, str(about["source"]), str(about["column"]), int(about["last"]), str(about["mark"]), -1
+                )
+            except (KeyError, TypeError, ValueError) as error:
+                raise ModelFormatError(f"{path}: not a readable index ({error!r})") from error
+            self._refuse_too_much(name, index.nbytes)
+            self._held[name] = found
+            return found
+
+    def all(self) -> dict[str, TableIndex]:
+        """Return the indexes in memory by name."""
+        with self._lock:
+            return dict(sorted(self._held.items()))
+
+    def find(self, name: str, q: Float32, count: int, metric: Metric, nprobe: int) -> str:
+        """Search, and return a key of the answer: several parts of a statement ask for the same."""
+        found = self.get(name)
+        text = f"{name} {id(found)} {count} {metric} {nprobe}"
+        key = hashlib.sha256(q.tobytes() + text.encode()).digest()[:9]
+        with self._lock:
+            known = self._answers.get(key)
+        if known is None:
+            with one_blas_thread():
+                rows = found.index.nearest(q, count, metric, nprobe).tolist()
+            with self._lock:
+                while len(self._answers) >= _ANSWERS:
+                    self._answers.pop(next(iter(self._answers)))
+                self._answers[key] = found, rows
+        return key.hex()
+
+    def answer(self, key: str) -> tuple[TableIndex, list[int]]:
+        """Return the index that was searched and the row numbers found."""
+        with self._lock:
+            known = self._answers.get(bytes.fromhex(key))
+        if known is None:
+            raise ModelNotFoundError("vec_search: the answer of the index has been pushed out by others; search again")
+        return known
+
+    def _hold(self, name: str, found: TableIndex) -> None:
+        with self._lock:
+            self._held.pop(name, None)
+            self._refuse_too_much(name, found.index.nbytes)
+            self._held[name] = found
+            self._answers.clear()
+
+    def _refuse_too_much(self, name: str, size: int) -> None:
+        limit = int(os.environ.get("VECPIPE_INDEX_BYTES", 8 << 30))
+        others = sum(held.index.nbytes for other, held in self._held.items() if other != name)
+        if size + others > limit:
+            raise EngineError(
+                f"index {name!r}: {(size + others) / 1e6:,.0f} MB of indexes would be held, more than "
+                f"{limit / 1e6:,.0f} MB; take a model with shorter codes, drop one with vec_index_drop(name), or set "
+                "VECPIPE_INDEX_BYTES to more"
+            )
+
+    def _file(self, name: str) -> Path | None:
+        """Return where an index is saved; None for a database in memory or one that cannot be written."""
+        if not _NAME.fullmatch(name):
+            raise InputError(f"index name {name!r}: expected letters, digits, - and _, at most 100")
+        cursor = self._open()
+        try:
+            sql = "SELECT path, readonly FROM duckdb_databases() WHERE database_name = current_database()"
+            rows = catalog.run(cursor, sql).fetchall()
+        finally:
+            cursor.close()
+        if not rows or not rows[0][0]:
+            return None
+        return Path(f"{rows[0][0]}.{name}.vecindex")
+
+
+def _digest(vector: Float32) -> str:
+    return hashlib.sha256(np.ascontiguousarray(vector, np.float32).tobytes()).hexdigest()[:32]
+
+
+def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
+    """Yield the functions of one database."""
+    indexes = Indexes(open_cursor)
+
+    def build(name: Any, source: Any, model: Any, column: Any) -> Any:
+        made = []
+        for values in zip(*(part.to_pylist() for part in (name, source, model, column)), strict=True):
+            if any(value is None for value in values):
+                raise InputError("vec_index: name, source, model and emb must not be NULL")
+            found = indexes.build(*values)
+            made.append((values[0], len(found.index), found.index.nbytes, found.last))
+        return pa.array([dict(zip(("name", "rows", "bytes", "last_row"), one, strict=True)) for one in made])
+
+    def drop(name: Any) -> Any:
+        return pa.array([indexes.drop(str(one)) for one in name.to_pylist()], pa.bool_())
+
+    def listed(nothing: Any) -> Any:
+        rows = [
+            {
+                "name": name,
+                "source": found.source,
+                "spec": found.index.model.spec,
+                "rows": len(found.index),
+                "bytes": found.index.nbytes,
+                "last_row": found.last,
+                "cells": None if found.index.starts is None else len(found.index.starts) - 1,
+            }
+            for name, found in indexes.all().items()
+        ]
+        return pa.array([rows] * len(nothing))
+
+    def find(name: Any, q: Any, count: Any, metric: Any, nprobe: Any) -> Any:
+        asked = to_rows(q, column="vec_search: q")
+        keys: list[str | None] = []
+        given = zip(name.to_pylist(), count.to_pylist(), metric.to_pylist(), nprobe.to_pylist(), strict=True)
+        for at, (one, most, measure, cells) in enumerate(given):
+            if asked.valid is not None and not asked.valid[at]:
+                keys.append(None)
+                continue
+            if not isinstance(most, int) or most < 1 or not isinstance(cells, int) or cells < 1:
+                raise SpecError(
+                    f"vec_search: k * oversample is {most!r} and nprobe {cells!r}; expected whole numbers of at least 1"
+                )
+            if asked.dim != indexes.get(one).index.model.dim:
+                raise InputError(
+                    f"vec_search: q has {asked.dim} dimensions, the index holds {indexes.get(one).index.model.dim}"
+                )
+            keys.append(indexes.find(one, asked.values[at], most, metric_named(measure), cells))
+        return pa.array(keys, pa.string())
+
+    def rows_of(key: Any, mark: Any, transaction: Any) -> Any:
+        lists: list[list[int] | None] = []
+        for at, (one, now) in enumerate(zip(key.to_pylist(), transaction.to_pylist(), strict=True)):
+            if one is None:
+                lists.append(None)
+                continue
+            found, rows = indexes.answer(one)
+            if len(found.index):
+                _check(found, mark[at : at + 1], now)
+            lists.append(rows)
+        return pa.array(lists, pa.list_(pa.int64()))
+
+    def last(key: Any) -> Any:
+        values = [None if one is None else indexes.answer(one)[0].last for one in key.to_pylist()]
+        return pa.array(values, pa.int64())
+
+    yield Scalar("_vec_index", "name, source, model, emb", _BUILT, "Behind vec_index.", build, volatile=True)
+    yield Scalar(
+        "vec_index_drop", "name", "BOOLEAN", "Forget a resident index and its file; whether there was one.", drop,
+        volatile=True,
+    )  # fmt: skip
+    yield Scalar("_vec_indexes", "nothing", _LIST, "Behind vec_indexes.", listed, volatile=True)
+    yield Scalar("_vec_index_find", "name, q, count, metric, nprobe", "VARCHAR", "Behind vec_search.", find)
+    yield Scalar(
+        "_vec_index_rows", "answer, mark, transaction", "BIGINT[]", "Behind vec_search.", rows_of, volatile=True
+    )
+    yield Scalar("_vec_index_last", "answer", "BIGINT", "Behind vec_search.", last)
+
+
+def _check(found: TableIndex, mark: Any, transaction: Any) -> None:
+    """Refuse where the numbers of rows no longer say what they said when the index was made."""
+    again = f"make it again: SELECT vec_index(..., '{found.source}', ...)"
+    if transaction < found.since:
+        raise EngineError(
+            f"the index of {found.source} was made after this transaction began, which may see rows that are not in "
+            "it: COMMIT and search again"
+        )
+    rows = to_rows(mark, column=found.column)
+    if rows.nulls or _digest(rows.values[0]) != found.mark:
+        raise EngineError(
+            f"the index of {found.source} cannot tell which rows are new: its last row has been deleted, changed or "
+            f"moved; {again}"
+        )

@@ -1,0 +1,170 @@
+"""A column of vectors, coded and held in memory as one matrix with the numbers of its rows; saved and mapped again.
+
+Where the model has cells, rows lie ordered by cell, and a search reads those of the nearest cells alone. No engine is
+in sight: what a row number means, and whether it still does, is the caller's business.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from vecpipe.arrays import Bytes, Float32
+from vecpipe.cells import CellModel
+from vecpipe.errors import CapabilityError, InputError, ModelFormatError
+from vecpipe.operators.cells import Cell, Cells
+from vecpipe.pipeline import Model
+from vecpipe.scoring import Metric
+from vecpipe.search.resident import CodeMatrix
+
+Places = npt.NDArray[np.int64]
+_FORMAT = "vecpipe index 1"
+_KEY = b"vecpipe"
+
+
+class Index:
+    """Codes of the rows of one column, by row number.
+
+    Parameters
+    ----------
+    model
+        The model that wrote the codes.
+    rows : (n,) int64
+        Number of each row.
+    codes : (n, B) uint8
+    starts : (c + 1,) int64 or None
+        Where each cell begins, for rows that lie ordered by cell.
+    """
+
+    def __init__(self, model: Model, rows: Places, codes: Bytes, starts: Places | None) -> None:
+        self.model, self.rows, self.starts = model, rows, starts
+        self.matrix = CodeMatrix(model, codes, sketch=starts is None)
+        self._cells = None if starts is None else CellModel(model)
+
+    @staticmethod
+    def of(
+        model: Model, rows: Sequence[Places], codes: Sequence[Bytes], cells: Sequence[npt.NDArray[np.int32]]
+    ) -> Index:
+        """Join the parts of a stream; ``cells`` says where each row lies, for a model that has cells.
+
+        Raises
+        ------
+        CapabilityError
+            The model writes no codes.
+        """
+        if model.codec is None:
+            raise CapabilityError(f"an index holds codes, but the model {model.spec!r} ends in no codec")
+        number = np.concatenate([np.empty(0, np.int64), *rows])
+        packed = np.concatenate([np.empty((0, model.bytes_per_vector), np.uint8), *codes])
+        if not has_cells(model):
+            return Index(model, number, packed, None)
+        cell = np.concatenate([np.empty(0, np.int32), *cells])
+        order = np.argsort(cell, kind="stable")
+        count = CellModel(model).step.n
+        starts = np.searchsorted(cell[order], np.arange(count + 1)).astype(np.int64)
+        return Index(model, number[order], packed[order], starts)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self.rows.nbytes + self.matrix.nbytes
+
+    def nearest(self, q: Float32, count: int, metric: Metric, nprobe: int) -> Places:
+        """Return the numbers of the ``count`` rows of the best scores, best first.
+
+        Parameters
+        ----------
+        q : (d,) float32
+        nprobe
+            Cells to look into, where there are cells.
+        """
+        if not len(self):
+            return np.empty(0, np.int64)
+        if self._cells is None or self.starts is None:
+            return np.asarray(self.rows[self.matrix.top(q[None], count, metric)[0].places])
+        cells, there = self._cells.probe(q[None], nprobe)
+        if not there[0]:
+            return np.empty(0, np.int64)
+        spans = [np.arange(self.starts[cell], self.starts[cell + 1]) for cell in cells[0].tolist()]
+        return np.asarray(self.rows[self.matrix.top_among(q, np.concatenate(spans), count, metric).places])
+
+    def save(self, path: Path, about: Mapping[str, Any]) -> None:
+        """Write to a file, whole or not at all, with what the caller wants to know again."""
+        meta = {"format": _FORMAT, "about": dict(about), "model": base64.b64encode(self.model.to_bytes()).decode()}
+        meta["starts"] = None if self.starts is None else self.starts.tolist()
+        codes = np.ascontiguousarray(self.matrix.codes)
+        width = codes.shape[1]
+        columns = [
+            pa.array(np.ascontiguousarray(self.rows)),
+            pa.Array.from_buffers(pa.binary(width), len(codes), [None, pa.py_buffer(codes)]),
+        ]
+        schema = pa.schema(
+            [("row", pa.int64()), ("code", pa.binary(width))], metadata={_KEY: json.dumps(meta).encode()}
+        )
+        new = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
+        try:
+            with pa.OSFile(str(new), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+                writer.write_batch(pa.record_batch(columns, schema=schema))
+            with new.open("rb+") as written:
+                os.fsync(written.fileno())
+            new.replace(path)
+        except OSError as error:
+            raise InputError(f"{path}: the index cannot be saved ({error})") from error
+        finally:
+            with contextlib.suppress(OSError):
+                new.unlink(missing_ok=True)
+
+    @staticmethod
+    def load(path: Path) -> tuple[Index, dict[str, Any]]:
+        """Map a file that ``save`` wrote, and return what was noted with it.
+
+        Raises
+        ------
+        ModelFormatError
+            The file is not a readable index.
+        """
+        try:
+            reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            meta = json.loads((reader.schema.metadata or {})[_KEY])
+            if meta["format"] != _FORMAT or reader.num_record_batches != 1:
+                raise ValueError(f"format {meta['format']!r}")
+            batch = reader.get_batch(0)
+            batch.validate()
+            model = Model.from_bytes(base64.b64decode(meta["model"], validate=True))
+            width = model.bytes_per_vector
+            rows, packed = batch.column(0), batch.column(1)
+            if rows.type != pa.int64() or packed.type != pa.binary(width) or rows.null_count or packed.null_count:
+                raise ValueError(f"columns of {rows.type} and {packed.type}")
+            flat = np.frombuffer(packed.buffers()[1] or b"", np.uint8)[: len(packed) * width]
+            starts = None if meta["starts"] is None else np.array(meta["starts"], np.int64)
+            if (starts is not None) != has_cells(model):
+                raise ValueError("cells do not fit the model")
+            if starts is not None and not _in_order(starts, CellModel(model).step.n, len(rows)):
+                raise ValueError("cells that are not in order")
+            return Index(model, rows.to_numpy(), flat.reshape(len(packed), width), starts), dict(meta["about"])
+        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+            raise ModelFormatError(f"{path}: not a readable index ({error})") from error
+
+
+def has_cells(model: Model) -> bool:
+    """Whether a model has a step of cells."""
+    return any(isinstance(step, Cells) for step in model.steps)
+
+
+def _in_order(starts: Places, cells: int, rows: int) -> bool:
+    if starts.shape != (cells + 1,) or starts[0] != 0 or starts[-1] != rows:
+        return False
+    return bool((np.diff(starts) >= 0).all())
