@@ -6,10 +6,14 @@ NULLs, and returns what the engine makes of it. The reference is the model itsel
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Callable
 from functools import cache
 
 import duckdb
+import lancedb
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -18,6 +22,7 @@ from conftest import fixed
 
 import vecpipe
 import vecpipe.polars
+from vecpipe.engines.lancedb.columns import add_column
 from vecpipe.operators import parameters, registry
 from vecpipe.pipeline import Model
 from vecpipe.spec import parse
@@ -59,6 +64,21 @@ def _in_polars_streaming(model: Model, column: pa.Array) -> Found:
     return pl.from_arrow(pa.table({"emb": column})).lazy().select(result).collect(engine="streaming")["emb"].to_list()
 
 
+@cache
+def _lance() -> lancedb.DBConnection:
+    folder = tempfile.mkdtemp(prefix="vecpipe-lance-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return lancedb.connect(folder)
+
+
+def _in_lancedb(model: Model, column: pa.Array) -> Found:
+    data = pa.table({"id": np.arange(len(column)), "emb": column})
+    table = _lance().create_table("rows", data, mode="overwrite", on_bad_vectors="null")
+    add_column(table, "made", model, source="emb")
+    made = table.to_arrow().sort_by("id")["made"].to_pylist()
+    return [bytes(row) if model.codec and row is not None else row for row in made]
+
+
 def _collected(column: pa.Array, expression: pl.Expr) -> Found:
     return pl.from_arrow(pa.table({"emb": column})).select(expression).to_series().to_list()
 
@@ -67,6 +87,7 @@ ENGINES: dict[str, Engine] = {
     "DuckDB": _in_duckdb,
     "Polars": _in_polars,
     "Polars, lists, streaming": _in_polars_streaming,
+    "LanceDB": _in_lancedb,
 }
 """Engines that take a model by what it is. One that is added here is held to the whole registry."""
 
