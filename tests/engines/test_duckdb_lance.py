@@ -210,7 +210,7 @@ def test_packed_bits_are_codes_for_all_functions(attached, db, X):
     vl.add_column(table, "bits", vecpipe.fit(table.to_arrow().select(["vector"]), "center | binary"), name="b")
     vecpipe.save_model(attached, "b", vl.load_model(db, "b"))
     vd.attach_lance(attached, db)
-    packed = np.packbits(X > X.mean(axis=0, dtype=np.float64), axis=1)
+    packed = np.packbits(X - X.mean(axis=0, dtype=np.float64) > 0, axis=1)
     found = attached.sql(
         "SELECT vec_hamming(a.bits, b.bits) FROM lance.docs a, lance.docs b WHERE b.id = 3 ORDER BY a.id"
     )
