@@ -141,23 +141,25 @@ CREATE OR REPLACE MACRO vec_search
 ),
 -- through a resident index of the table; rerank is the column of vectors that it was made of
 (source, q, index VARCHAR, rerank VARCHAR, nprobe := 16, k := 10, oversample := 4, metric := 'cosine') AS TABLE (
+    WITH _vec_near AS MATERIALIZED (
+        FROM query('SELECT rowid AS _vec_row, * FROM ' || source)
+        WHERE _vec_row IN (
+            SELECT unnest(_vec_index_rows(
+                _vec_index_find(index, q, k * oversample, metric, nprobe),
+                (SELECT COLUMNS(lambda c: lower(c) = lower(rerank))
+                 FROM query('SELECT rowid AS _vec_row, * FROM ' || source)
+                 WHERE _vec_row = _vec_index_last(_vec_index_find(index, q, k * oversample, metric, nprobe))),
+                txid_current()))
+            LIMIT k * oversample)
+        UNION ALL
+        FROM query('SELECT rowid AS _vec_row, * FROM ' || source)
+        WHERE _vec_row > _vec_index_last(_vec_index_find(index, q, k * oversample, metric, nprobe))
+    )
     SELECT * EXCLUDE (_vec_score, _vec_row), _vec_score AS score
     FROM (
         SELECT COLUMNS(lambda c: lower(c) <> 'score'),
                _vec_exact(COLUMNS(lambda c: lower(c) = lower(rerank)), _vec_query(NULL, q, metric)) AS _vec_score
-        FROM (
-            FROM query('SELECT rowid AS _vec_row, * FROM ' || source)
-            WHERE _vec_row IN (
-                SELECT unnest(_vec_index_rows(
-                    _vec_index_find(index, q, k * oversample, metric, nprobe),
-                    (SELECT COLUMNS(lambda c: lower(c) = lower(rerank))
-                     FROM query('SELECT rowid AS _vec_row, * FROM ' || source)
-                     WHERE _vec_row = _vec_index_last(_vec_index_find(index, q, k * oversample, metric, nprobe))),
-                    txid_current())))
-            UNION ALL
-            FROM query('SELECT rowid AS _vec_row, * FROM ' || source)
-            WHERE _vec_row > _vec_index_last(_vec_index_find(index, q, k * oversample, metric, nprobe))
-        )
+        FROM _vec_near
     )
     WHERE _vec_score IS NOT NULL
     ORDER BY _vec_score DESC, _vec_row
