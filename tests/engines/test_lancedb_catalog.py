@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import multiprocessing
 import subprocess
 import sys
@@ -120,3 +121,9 @@ def test_importing_the_module_does_not_import_lancedb():
     code = "import sys; import vecpipe.lancedb; print({m.split('.')[0] for m in sys.modules} & {'lancedb', 'lance'})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
     assert done.stdout.strip() == "set()"
+
+
+def test_every_public_name_is_there_sorted_and_explained():
+    assert list(vl.__all__) == sorted(vl.__all__)
+    for name in vl.__all__:
+        assert inspect.getdoc(getattr(vl, name)), f"{name} has no docstring"

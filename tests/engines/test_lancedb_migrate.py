@@ -10,6 +10,7 @@ import pytest
 from lancedb_data import DATA, check, fitted, make_table, rows
 
 import vecpipe.lancedb as vl
+from vecpipe.engines.lancedb.audit import audit
 from vecpipe.errors import CapabilityError, EngineError, InputError, RecallError
 
 OLD, NEW = fitted("center | binary", seed=3), fitted("normalize | int8", seed=3)
@@ -69,23 +70,25 @@ def specs_at(table) -> dict[str, str]:
     return {name: found[b"vecpipe:spec"].decode() for name, found in about.items()}
 
 
-def test_an_undone_migration_gives_the_old_values_for_new_rows_too(table):
+def test_an_undone_migration_gives_the_old_values_for_new_rows_too(db, table):
     vl.migrate(table, "code", NEW)
     table.add(rows(2_000, 2_040))
     vl.undo_migration(table, "code")
     check(table, "code", OLD)
+    assert vl.load_model(db, "docs.code").hash == OLD.hash
     assert specs(table) == {"code": OLD.spec, "code_next": NEW.spec}
     done = vl.migrate(table, "code", NEW)
     assert done.rows == 40
     check(table, "code", NEW)
 
 
-def test_a_worse_model_is_not_switched_to(table):
+def test_a_worse_model_is_not_switched_to(db, table):
     vl.migrate(table, "code", NEW)
     vl.finish_migration(table, "code")
     with pytest.raises(RecallError, match=r"recall@10 of 'center \| binary' is 0\.\d+ .* asked for 0\.\d+"):
         vl.migrate(table, "code", OLD)
     check(table, "code", NEW)
+    assert vl.load_model(db, "docs.code").hash == NEW.hash
     assert specs(table) == {"code": NEW.spec, "code_next": OLD.spec}
     assert vl.migrate(table, "code", OLD, min_recall=0.1).cut_over
 
@@ -127,18 +130,17 @@ def test_values_that_are_not_the_models_are_found(table):
     table.update(where="id >= 0", values={"code_next": bytes(16)})
     broken = table.to_lance()
     assert broken.count_rows() == 1_980
-    from vecpipe.engines.lancedb import migrate
-
     with pytest.raises(EngineError, match="'code_next' does not hold what"):
-        migrate._audit(table, "vector", ("code", OLD), ("code_next", NEW), "cosine", 10, 500, None)
+        audit(table, "vector", ("code", OLD), ("code_next", NEW), "cosine", 10, 500, None)
     assert vl.migrate(table, "code", NEW).cut_over, "the fill rewrites rows that were updated"
     check(table, "code", NEW)
 
 
-def test_raw_vectors_are_mapped_and_codes_made_from_them_follow_the_old_ones(table):
+def test_raw_vectors_are_mapped_and_codes_made_from_them_follow_the_old_ones(db, table):
     before = table.to_arrow()["vector"]
     turn = fitted("rotate")
     done = vl.migrate(table, "vector", turn)
+    assert vl.load_model(db, "docs.vector").hash == turn.hash
     assert done.before == 1
     assert done.after > 0.99
     assert table.to_arrow()["vector_previous"] == before

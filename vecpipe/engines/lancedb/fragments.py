@@ -20,7 +20,8 @@ from vecpipe.arrays import Mask
 from vecpipe.errors import InputError
 from vecpipe.etl.tables import BLOCK_ROWS
 
-_IO_BUFFER = 64 << 20
+_IO_BUFFER = 32 << 20
+_BLOCKS_AHEAD = 4
 
 
 @dataclass(frozen=True)
@@ -122,20 +123,21 @@ def _field_ids(field: Any) -> Iterator[int]:
 
 def read_rows(dataset: Any, piece: Piece, source: str, start: int, stop: int) -> Iterator[tuple[Any, Mask | None]]:
     """Yield blocks of the source column for the physical rows from ``start`` to ``stop``, and which are not deleted."""
+    deleted = piece.live != piece.rows
     scanner = dataset.scanner(
         columns=[source],
         fragments=[piece.fragment],
         offset=start,
         limit=stop - start,
         batch_size=BLOCK_ROWS,
+        batch_readahead=_BLOCKS_AHEAD,
         io_buffer_size=_IO_BUFFER,
-        with_row_id=True,
-        include_deleted_rows=True,
+        with_row_id=deleted,  # NULL for a deleted row; both are asked for only where there are some, as they cost time
+        include_deleted_rows=deleted,
     )
     for batch in scanner.to_batches():
-        ids = batch.column("_rowid")
-        live = np.asarray(ids.is_valid().to_numpy(zero_copy_only=False)) if ids.null_count else None
-        yield batch.column(source), live
+        live = batch.column("_rowid").is_valid() if deleted else None
+        yield batch.column(source), None if live is None else np.asarray(live.to_numpy(zero_copy_only=False))
 
 
 def live_rows(dataset: Any, piece: Piece, source: str, stop: int) -> int:

@@ -5,24 +5,20 @@ The old column stays as ``COLUMN_previous`` until the migration is finished, so 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
-from vecpipe.arrays import Float32, Mask, from_codes, to_rows
 from vecpipe.engines.lancedb import tags
-from vecpipe.engines.lancedb.catalog import load_model
+from vecpipe.engines.lancedb.audit import audit
+from vecpipe.engines.lancedb.catalog import load_model, save_model
 from vecpipe.engines.lancedb.columns import add_column, drop, refresh, source_of, written_by
 from vecpipe.engines.lancedb.host import asking, database_of, latest_dataset
 from vecpipe.engines.lancedb.marks import mark_of, marked, no_marks
-from vecpipe.errors import CapabilityError, EngineError, InputError, RecallError
-from vecpipe.metrics.retrieval import nearest, recall_at, top_places
+from vecpipe.errors import CapabilityError, InputError, RecallError
 from vecpipe.pipeline import Model
 from vecpipe.scoring import Metric
 
 _TOLERANCE = 0.02
-_QUERY_SHARE = 16
 
 
 @dataclass(frozen=True)
@@ -81,7 +77,8 @@ def migrate(
     model
         The new model, or the name of one in the catalog of the table's database.
     name
-        Name for the model in the catalog; ``TABLE.COLUMN`` by default.
+        Name for the model in the catalog; ``TABLE.COLUMN`` by default. Until the swap it is ``NAME_next``, so that
+        the newest model of a name is always the one in use.
     min_recall
         Least recall@k of the new column on the sample; by default that of the old one less 0.02, and for raw vectors
         none.
@@ -108,13 +105,15 @@ def migrate(
     dataset = latest_dataset(table)
     if column not in dataset.schema.names:
         raise InputError(f"no column {column!r}; there are {', '.join(dataset.schema.names)}")
+    stored = model if isinstance(model, str) else None
     if isinstance(model, str):
-        name, model = model, load_model(database_of(table), model)
+        model = load_model(database_of(table), model)
     mark = mark_of(dataset.schema.field(column))
+    named = name or stored or f"{table.name}.{column}"
     following, previous = f"{column}_next", f"{column}_previous"
     if previous in dataset.schema.names:
         if mark is not None and mark.hash == model.hash:
-            return _resumed_after_swap(table, column, filling)
+            return _resumed_after_swap(table, column, named, model, filling)
         raise InputError(
             f"{table.name!r} has a column {previous!r}: finish_migration(table, {column!r}) drops it, "
             f"undo_migration(table, {column!r}) goes back to it"
@@ -128,9 +127,8 @@ def migrate(
         )
     source = column if mark is None else source_of(dataset, mark)
     old = None if mark is None else load_model(database_of(table), mark.name, mark.version)
-    named = name or f"{table.name}.{column}"
-    filled = add_column(table, following, model, source=source, name=named, **filling)
-    before, after = _audit(table, source, (column, old), (following, model), metric, k, sample, queries)
+    filled = add_column(table, following, model, source=source, name=stored or f"{named}_next", **filling)
+    before, after = audit(table, source, (column, old), (following, model), metric, k, sample, queries)
     least = (before - _TOLERANCE if mark is not None else 0.0) if min_recall is None else min_recall
     if after < least:
         raise RecallError(
@@ -143,7 +141,7 @@ def migrate(
             table.name, column, filled.rows, filled.resumed, before, after, False, filled.behind, filled.version
         )
     _swap(table, (column, previous, "deprecated"), (following, column, "production"))
-    behind = _settle(table, column, filling)
+    behind = _settle(table, column, named, model, filling)
     return Migrated(table.name, column, filled.rows, filled.resumed, before, after, True, behind, int(table.version))
 
 
@@ -171,6 +169,9 @@ def undo_migration(table: Any, column: str) -> int:
                 "going back would lose them"
             )
     _swap(table, (column, following, "archived"), (previous, column, "production"))
+    mark = mark_of(table.schema.field(column))
+    if mark is not None:
+        _name_model(table, column, mark.name, load_model(database_of(table), mark.name, mark.version))
     return int(table.version)
 
 
@@ -220,85 +221,35 @@ def _swap(table: Any, *renamed: tuple[str, str, str]) -> None:
         table.checkout_latest()
 
 
-def _settle(table: Any, column: str, filling: dict[str, Any]) -> int:
-    """Fill in rows that came between the fill and the swap; return how many could not be."""
+def _settle(table: Any, column: str, named: str, model: Model, filling: dict[str, Any]) -> int:
+    """Name the model after what it is now, and fill in rows that came since; return how many could not be filled."""
     previous = f"{column}_previous"
     if mark_of(table.schema.field(previous)) is not None:
+        _name_model(table, column, named, model)
         return refresh(table, column, **filling).behind
+    save_model(database_of(table), named, model)
     # What was a map of the raw vectors is the raw column now: a refresh must never write over it.
     with asking(f"take the mark off {column!r}"):
         table.update_field_metadata({"path": column, "metadata": no_marks()})
+        table.checkout_latest()
     return _count(table, f"`{column}` IS NULL AND `{previous}` IS NOT NULL")
 
 
-def _resumed_after_swap(table: Any, column: str, filling: dict[str, Any]) -> Migrated:
-    behind = _settle(table, column, filling)
+def _name_model(table: Any, column: str, named: str, model: Model) -> None:
+    """Make a column's model the newest of a name in the catalog, and say so in the column's metadata."""
+    mark = written_by(table.schema, column)
+    version = save_model(database_of(table), named, model)
+    with asking(f"mark the column {column!r} of {table.name!r}"):
+        metadata = replace(mark, name=named, version=version).metadata()
+        table.update_field_metadata({"path": column, "metadata": metadata})
+        table.checkout_latest()
+
+
+def _resumed_after_swap(table: Any, column: str, named: str, model: Model, filling: dict[str, Any]) -> Migrated:
+    behind = _settle(table, column, named, model, filling)
     return Migrated(table.name, column, 0, 0, float("nan"), float("nan"), True, behind, int(table.version))
 
 
 def _count(table: Any, where: str) -> int:
     with asking(f"count rows of {table.name!r}"):
         return int(table.count_rows(where))
-
-
-def _audit(
-    table: Any,
-    source: str,
-    old: tuple[str, Model | None],
-    new: tuple[str, Model],
-    metric: Metric,
-    k: int,
-    sample: int,
-    queries: Any,
-) -> tuple[float, float]:
-    """Return recall@k of both columns on sampled rows, after checking that the new one holds what its model gives."""
-    dataset = latest_dataset(table)
-    count = dataset.count_rows()
-    chosen = np.sort(np.random.default_rng(0).choice(count, min(sample, count), replace=False))
-    with asking(f"read a sample of {table.name!r}"):
-        columns = list(dict.fromkeys([source, old[0], new[0]]))
-        rows = dataset.take(chosen.tolist(), columns=columns)
-    raw = to_rows(rows[source], column=source, on_invalid="null")
-    stored, valid = _stored(rows[new[0]], new[1], new[0])
-    usable = valid if raw.valid is None else valid & raw.valid
-    _check_stored(new, raw.values[usable], stored[usable])
-    before, known = (None, usable) if old[1] is None else _stored(rows[old[0]], old[1], old[0])
-    usable = usable & known
-    X = raw.values[usable]
-    if queries is None:
-        held = max(1, len(X) // _QUERY_SHARE)
-        Q, X, places = X[:held], X[held:], np.flatnonzero(usable)[held:]
-    else:
-        Q, places = to_rows(queries, column="queries", dim=raw.dim).values, np.flatnonzero(usable)
-    if len(X) < k or not len(Q):
-        raise InputError(f"{len(X)} rows with vectors are too few to audit recall@{k}")
-    exact = nearest(Q, X, k, metric)
-    now = 1.0 if old[1] is None or before is None else _recall(old[1], Q, before[places], exact, k, metric)
-    return now, _recall(new[1], Q, stored[places], exact, k, metric)
-
-
-def _stored(values: Any, model: Model, column: str) -> tuple[Any, Mask]:
-    """Return what is stored, ``(n, B) uint8`` codes or ``(n, k) float32`` vectors, and which rows have a value."""
-    found: Any
-    if model.codec is None:
-        rows = to_rows(values, column=column, dim=model.output_dim)
-        found, valid = rows.values, rows.valid
-    else:
-        found, valid = from_codes(values, model.bytes_per_vector, column=column)
-    return found, np.ones(len(found), bool) if valid is None else valid
-
-
-def _check_stored(new: tuple[str, Model], X: Float32, stored: Any) -> None:
-    column, model = new
-    if model.codec is None:
-        expected, _ = model.transform(X)
-        same = np.allclose(stored, expected, rtol=1e-4, atol=1e-5 * max(1.0, float(np.abs(expected).max(initial=0.0))))
-    else:
-        same = np.array_equal(stored, model.encode(X)[0])
-    if not same:
-        raise EngineError(f"{column!r} does not hold what {model.spec!r} gives; drop it and migrate again")
-
-
-def _recall(model: Model, Q: Float32, stored: Any, exact: Any, k: int, metric: Metric) -> float:
-    scores = model.score(model.prepare(Q, metric), stored)
-    return recall_at(top_places(scores, k), exact, k)
