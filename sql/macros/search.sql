@@ -148,12 +148,12 @@ CREATE OR REPLACE MACRO vec_search
                 _vec_index_find(index, q, k * oversample, metric, nprobe),
                 (SELECT COLUMNS(lambda c: lower(c) = lower(rerank))
                  FROM query('SELECT rowid AS _vec_row, * FROM ' || source)
-                 WHERE _vec_row = _vec_index_last(_vec_index_find(index, q, k * oversample, metric, nprobe))),
-                txid_current()))
+                 WHERE _vec_row = _vec_index_last(index)),
+                _vec_index_last(index), txid_current()))
             LIMIT k * oversample)
         UNION ALL
         FROM query('SELECT rowid AS _vec_row, * FROM ' || source)
-        WHERE _vec_row > _vec_index_last(_vec_index_find(index, q, k * oversample, metric, nprobe))
+        WHERE _vec_row > _vec_index_last(index)
     )
     SELECT * EXCLUDE (_vec_score, _vec_row), _vec_score AS score
     FROM (

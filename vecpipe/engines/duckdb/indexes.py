@@ -287,21 +287,23 @@ def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
             keys.append(indexes.find(one, asked.values[at], most, metric_named(measure), cells))
         return pa.array(keys, pa.string())
 
-    def rows_of(key: Any, mark: Any, transaction: Any) -> Any:
+    def rows_of(key: Any, mark: Any, last_row: Any, transaction: Any) -> Any:
         lists: list[list[int] | None] = []
-        for at, (one, now) in enumerate(zip(key.to_pylist(), transaction.to_pylist(), strict=True)):
+        given = zip(key.to_pylist(), last_row.to_pylist(), transaction.to_pylist(), strict=True)
+        for at, (one, end, now) in enumerate(given):
             if one is None:
                 lists.append(None)
                 continue
             found, rows = indexes.answer(one)
+            if end != found.last:
+                raise EngineError("vec_search: the index was made again while the search was planned: search again")
             if len(found.index):
                 _check(found, mark[at : at + 1], now)
             lists.append(rows)
         return pa.array(lists, pa.list_(pa.int64()))
 
-    def last(key: Any) -> Any:
-        values = [None if one is None else indexes.answer(one)[0].last for one in key.to_pylist()]
-        return pa.array(values, pa.int64())
+    def last(name: Any) -> Any:
+        return pa.array([None if one is None else indexes.get(one).last for one in name.to_pylist()], pa.int64())
 
     yield Scalar("_vec_index", "name, source, model, emb", _BUILT, "Behind vec_index.", build, volatile=True)
     yield Scalar(
@@ -311,9 +313,9 @@ def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
     yield Scalar("_vec_indexes", "nothing", _LIST, "Behind vec_indexes.", listed, volatile=True)
     yield Scalar("_vec_index_find", "name, q, count, metric, nprobe", "VARCHAR", "Behind vec_search.", find)
     yield Scalar(
-        "_vec_index_rows", "answer, mark, transaction", "BIGINT[]", "Behind vec_search.", rows_of, volatile=True
+        "_vec_index_rows", "answer, mark, last, transaction", "BIGINT[]", "Behind vec_search.", rows_of, volatile=True
     )
-    yield Scalar("_vec_index_last", "answer", "BIGINT", "Behind vec_search.", last)
+    yield Scalar("_vec_index_last", "name", "BIGINT", "Behind vec_search.", last)
 
 
 def _check(found: TableIndex, mark: Any, transaction: Any) -> None:
