@@ -176,7 +176,8 @@ def test_any_filter_goes_into_a_cte(con, share):
     scores = formula("cosine", Q, X)
     kept = np.arange(len(X)) % share == 3 % share
     query = f"""WITH chosen AS (FROM docs WHERE id % {share} = {3 % share})
-        SELECT id FROM vec_search('chosen', $q, model := 'm', cell := 'cell', rerank := 'emb', nprobe := 8, ties := 'id')"""
+        SELECT id FROM vec_search('chosen', $q, model := 'm', cell := 'cell', rerank := 'emb', nprobe := 8,
+                                  ties := 'id')"""
     assert [row for (row,) in con.execute(query, {"q": Q.tolist()}).fetchall()] == best(scores, 10, kept)
 
 

@@ -482,7 +482,7 @@ def test_scores_are_the_formula_on_decoded_vectors(spec, metric):
     X, Q = anisotropic(), anisotropic(5, seed=9)
     model = fitted(spec, X)
     items = model.encode(X)[0] if model.codec else model.transform(X)[0]
-    moved, vectors, coding = *scored_space(model, Q, items), model._coding
+    moved, vectors, coding = *scored_space(model, Q, items), model.coding
     scores = model.score(model.prepare(Q, metric), items)
     assert scores.dtype == np.float32
     squares = coding.squared_norms(items) if coding and model.codec.name in OWN_LENGTHS else None
