@@ -21,7 +21,8 @@ CREATE OR REPLACE MACRO vec_exact(v, query) AS
 --   ties    column that orders rows of the same score; without it their order is not defined
 -- With rerank alone the search is exact. Rows without a score (NULL, no direction) are never returned. A column of
 -- the table that is called score gives way to the score. Arguments go by name.
--- One way for each set of arguments: every part that a search does not need would still be planned each time.
+-- One way for each set of arguments: every part that a search does not need would still be planned each time. The
+-- window before an exact score gathers the candidates: they come from all over the table, a row or two at a time.
 CREATE OR REPLACE MACRO vec_search
 -- exact
 (source, q, rerank VARCHAR, model := NULL, k := 10, oversample := 4, metric := 'cosine') AS TABLE (
@@ -53,7 +54,7 @@ CREATE OR REPLACE MACRO vec_search
 ),
 -- by code, then exactly; either may be NULL
 (source, q, code, rerank, model, k := 10, oversample := 4, metric := 'cosine') AS TABLE (
-    SELECT * EXCLUDE (_vec_coarse, _vec_score), _vec_score AS score
+    SELECT * EXCLUDE (_vec_coarse, _vec_place, _vec_score), _vec_score AS score
     FROM (
         SELECT COLUMNS(lambda c: lower(c) <> 'score'),
                CASE WHEN rerank IS NULL OR code IS NULL THEN _vec_coarse
@@ -61,15 +62,18 @@ CREATE OR REPLACE MACRO vec_search
                                     _vec_query(NULL, q, metric))
                END AS _vec_score
         FROM (
-            SELECT *,
-                   _vec_score(COLUMNS(lambda c: lower(c) = lower(coalesce(code, rerank,
-                                  'vec_search needs code := or rerank := with the name of a column'))),
-                              _vec_query(CASE WHEN code IS NULL THEN NULL ELSE model END, q, metric)) AS _vec_coarse
-            FROM query_table(source)
-            ORDER BY _vec_coarse DESC NULLS LAST
-            LIMIT CASE WHEN rerank IS NULL OR code IS NULL THEN k ELSE k * oversample END
+            SELECT *, row_number() OVER (ORDER BY _vec_coarse DESC) AS _vec_place
+            FROM (
+                SELECT *,
+                       _vec_score(COLUMNS(lambda c: lower(c) = lower(coalesce(code, rerank,
+                                      'vec_search needs code := or rerank := with the name of a column'))),
+                                  _vec_query(CASE WHEN code IS NULL THEN NULL ELSE model END, q, metric)) AS _vec_coarse
+                FROM query_table(source)
+                ORDER BY _vec_coarse DESC NULLS LAST
+                LIMIT CASE WHEN rerank IS NULL OR code IS NULL THEN k ELSE k * oversample END
+            )
+            WHERE _vec_coarse IS NOT NULL
         )
-        WHERE _vec_coarse IS NOT NULL
     )
     WHERE _vec_score IS NOT NULL
       AND (model IS NULL OR code IS NULL OR _vec_is_newest(
@@ -81,7 +85,7 @@ CREATE OR REPLACE MACRO vec_search
 -- in the nearest cells
 (source, q, cell, model, nprobe := 16, code := NULL, rerank := NULL, ties := NULL, k := 10, oversample := 4,
  metric := 'cosine') AS TABLE (
-    SELECT * EXCLUDE (_vec_coarse, _vec_score, _vec_tie), _vec_score AS score
+    SELECT * EXCLUDE (_vec_coarse, _vec_place, _vec_score, _vec_tie), _vec_score AS score
     FROM (
         SELECT COLUMNS(lambda c: lower(c) <> 'score'),
                CASE WHEN rerank IS NULL OR code IS NULL THEN _vec_coarse
@@ -89,20 +93,23 @@ CREATE OR REPLACE MACRO vec_search
                                     _vec_query(NULL, q, metric))
                END AS _vec_score
         FROM (
-            SELECT *,
-                   CASE WHEN ties IS NULL THEN NULL
-                        ELSE COLUMNS(lambda c: lower(c) = lower(coalesce(ties, cell)))
-                   END AS _vec_tie,
-                   _vec_score(COLUMNS(lambda c: lower(c) = lower(coalesce(code, rerank,
-                                  'vec_search needs code := or rerank := with the name of a column'))),
-                              _vec_query(CASE WHEN code IS NULL THEN NULL ELSE model END, q, metric)) AS _vec_coarse
-            FROM query_table(source)
-            WHERE list_contains(_vec_probed(_vec_query(model, q, metric), nprobe),
-                                COLUMNS(lambda c: lower(c) = lower(cell))) IS TRUE
-            ORDER BY _vec_coarse DESC NULLS LAST, _vec_tie
-            LIMIT CASE WHEN rerank IS NULL OR code IS NULL THEN k ELSE k * oversample END
+            SELECT *, row_number() OVER (ORDER BY _vec_coarse DESC, _vec_tie) AS _vec_place
+            FROM (
+                SELECT *,
+                       CASE WHEN ties IS NULL THEN NULL
+                            ELSE COLUMNS(lambda c: lower(c) = lower(coalesce(ties, cell)))
+                       END AS _vec_tie,
+                       _vec_score(COLUMNS(lambda c: lower(c) = lower(coalesce(code, rerank,
+                                      'vec_search needs code := or rerank := with the name of a column'))),
+                                  _vec_query(CASE WHEN code IS NULL THEN NULL ELSE model END, q, metric)) AS _vec_coarse
+                FROM query_table(source)
+                WHERE list_contains(_vec_probed(_vec_query(model, q, metric), nprobe),
+                                    COLUMNS(lambda c: lower(c) = lower(cell))) IS TRUE
+                ORDER BY _vec_coarse DESC NULLS LAST, _vec_tie
+                LIMIT CASE WHEN rerank IS NULL OR code IS NULL THEN k ELSE k * oversample END
+            )
+            WHERE _vec_coarse IS NOT NULL
         )
-        WHERE _vec_coarse IS NOT NULL
     )
     WHERE _vec_score IS NOT NULL AND _vec_is_newest(
               _vec_query(model, q, metric),
@@ -113,7 +120,7 @@ CREATE OR REPLACE MACRO vec_search
 -- with an order of rows of the same score
 (source, q, ties, model := NULL, code := NULL, rerank := NULL, k := 10, oversample := 4,
  metric := 'cosine') AS TABLE (
-    SELECT * EXCLUDE (_vec_coarse, _vec_score, _vec_tie), _vec_score AS score
+    SELECT * EXCLUDE (_vec_coarse, _vec_place, _vec_score, _vec_tie), _vec_score AS score
     FROM (
         SELECT COLUMNS(lambda c: lower(c) <> 'score'),
                CASE WHEN rerank IS NULL OR code IS NULL THEN _vec_coarse
@@ -121,16 +128,19 @@ CREATE OR REPLACE MACRO vec_search
                                     _vec_query(NULL, q, metric))
                END AS _vec_score
         FROM (
-            SELECT *,
-                   COLUMNS(lambda c: lower(c) = lower(ties)) AS _vec_tie,
-                   _vec_score(COLUMNS(lambda c: lower(c) = lower(coalesce(code, rerank,
-                                  'vec_search needs code := or rerank := with the name of a column'))),
-                              _vec_query(CASE WHEN code IS NULL THEN NULL ELSE model END, q, metric)) AS _vec_coarse
-            FROM query_table(source)
-            ORDER BY _vec_coarse DESC NULLS LAST, _vec_tie
-            LIMIT CASE WHEN rerank IS NULL OR code IS NULL THEN k ELSE k * oversample END
+            SELECT *, row_number() OVER (ORDER BY _vec_coarse DESC, _vec_tie) AS _vec_place
+            FROM (
+                SELECT *,
+                       COLUMNS(lambda c: lower(c) = lower(ties)) AS _vec_tie,
+                       _vec_score(COLUMNS(lambda c: lower(c) = lower(coalesce(code, rerank,
+                                      'vec_search needs code := or rerank := with the name of a column'))),
+                                  _vec_query(CASE WHEN code IS NULL THEN NULL ELSE model END, q, metric)) AS _vec_coarse
+                FROM query_table(source)
+                ORDER BY _vec_coarse DESC NULLS LAST, _vec_tie
+                LIMIT CASE WHEN rerank IS NULL OR code IS NULL THEN k ELSE k * oversample END
+            )
+            WHERE _vec_coarse IS NOT NULL
         )
-        WHERE _vec_coarse IS NOT NULL
     )
     WHERE _vec_score IS NOT NULL
       AND (model IS NULL OR code IS NULL OR _vec_is_newest(
@@ -141,29 +151,32 @@ CREATE OR REPLACE MACRO vec_search
 ),
 -- through a resident index of the table; rerank is the column of vectors that it was made of
 (source, q, index VARCHAR, rerank VARCHAR, nprobe := 16, k := 10, oversample := 4, metric := 'cosine') AS TABLE (
-    WITH _vec_near AS MATERIALIZED (
-        FROM query('SELECT rowid AS _vec_row, * FROM ' || source)
-        WHERE _vec_row IN (
-            SELECT unnest(_vec_index_rows(
-                _vec_index_find(index, q, k * oversample, metric, nprobe),
-                (SELECT COLUMNS(lambda c: lower(c) = lower(rerank))
-                 FROM query('SELECT rowid AS _vec_row, * FROM ' || source)
-                 WHERE _vec_row = _vec_index_last(index)),
-                _vec_index_last(index), txid_current()))
-            LIMIT k * oversample)
-        UNION ALL
-        FROM query('SELECT rowid AS _vec_row, * FROM ' || source)
-        WHERE _vec_row > _vec_index_last(index)
-    )
-    SELECT * EXCLUDE (_vec_score, _vec_row), _vec_score AS score
+    SELECT * EXCLUDE (_vec_score, _vec_row, _vec_place), _vec_score AS score
     FROM (
         SELECT COLUMNS(lambda c: lower(c) <> 'score'),
                _vec_exact(COLUMNS(lambda c: lower(c) = lower(rerank)), _vec_query(NULL, q, metric)) AS _vec_score
-        FROM _vec_near
+        FROM (
+            SELECT *, row_number() OVER (ORDER BY _vec_row) AS _vec_place
+            FROM (
+                FROM query('SELECT rowid AS _vec_row, * FROM ' || source)
+                WHERE _vec_row IN (
+                    SELECT unnest(_vec_index_rows(
+                        _vec_index_find(index, q, k * oversample, metric, nprobe),
+                        (SELECT COLUMNS(lambda c: lower(c) = lower(rerank))
+                         FROM query('SELECT rowid AS _vec_row, * FROM ' || source)
+                         WHERE _vec_row = _vec_index_last(index)),
+                        _vec_index_last(index), txid_current()))
+                    LIMIT k * oversample)
+                UNION ALL
+                FROM query('SELECT rowid AS _vec_row, * FROM ' || source)
+                WHERE _vec_row > _vec_index_last(index)
+            )
+        )
+        ORDER BY _vec_score DESC NULLS LAST, _vec_row
+        LIMIT k
     )
     WHERE _vec_score IS NOT NULL
     ORDER BY _vec_score DESC, _vec_row
-    LIMIT k
 ),
 -- refused: nothing to search by
 (source, q, model := NULL, k := 10, oversample := 4, metric := 'cosine') AS TABLE (
