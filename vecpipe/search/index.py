@@ -22,7 +22,7 @@ import pyarrow as pa
 from vecpipe.arrays import Bytes, Float32
 from vecpipe.cells import CellModel
 from vecpipe.errors import CapabilityError, InputError, ModelFormatError
-from vecpipe.operators.cells import Cell, Cells
+from vecpipe.operators.cells import Cells
 from vecpipe.pipeline import Model
 from vecpipe.scoring import Metric
 from vecpipe.search.resident import CodeMatrix
@@ -103,8 +103,12 @@ class Index:
 
     def save(self, path: Path, about: Mapping[str, Any]) -> None:
         """Write to a file, whole or not at all, with what the caller wants to know again."""
-        meta = {"format": _FORMAT, "about": dict(about), "model": base64.b64encode(self.model.to_bytes()).decode()}
-        meta["starts"] = None if self.starts is None else self.starts.tolist()
+        meta = {
+            "format": _FORMAT,
+            "about": dict(about),
+            "model": base64.b64encode(self.model.to_bytes()).decode(),
+            "starts": None if self.starts is None else self.starts.tolist(),
+        }
         codes = np.ascontiguousarray(self.matrix.codes)
         width = codes.shape[1]
         columns = [

@@ -15,9 +15,10 @@ from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+import pyarrow as pa
 
-from vecpipe.arrays import Float32, Mask
-from vecpipe.errors import ModelNotFoundError
+from vecpipe.arrays import Float32, Mask, Rows, to_rows
+from vecpipe.errors import InputError, ModelNotFoundError
 from vecpipe.pipeline import Model
 from vecpipe.scoring import Metric, Queries, exact_scores
 
@@ -205,3 +206,33 @@ def join_of(handle: str) -> Any:
             "to more, or run fewer at once"
         )
     return join
+
+
+def query_rows(q: Any, column: str) -> Rows:
+    """Return query vectors from a column of vectors, or of BLOBs that hold float32 numbers, little-endian.
+
+    A statement is planned faster with a BLOB: DuckDB copies a constant list number by number, many times.
+
+    Raises
+    ------
+    InputError
+        A BLOB that does not hold whole numbers of four bytes, and as ``to_rows``.
+    """
+    kind = q.type
+    if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)):
+        return to_rows(q, column=column)
+    texts = q.to_pylist()
+    sizes = {len(text) for text in texts if text is not None}
+    if not sizes:
+        return to_rows(pa.nulls(len(texts)), column=column)
+    if len(sizes) > 1 or 0 in sizes or any(size % 4 for size in sizes):
+        raise InputError(
+            f"{column}: BLOBs of {sorted(sizes)} bytes; a query as a BLOB holds float32 numbers, 4 bytes each, as "
+            "numpy's q.astype('<f4').tobytes()"
+        )
+    width = sizes.pop()
+    flat = b"".join(bytes(width) if text is None else text for text in texts)
+    values = np.frombuffer(flat, "<f4").reshape(len(texts), width // 4).astype(np.float32)
+    valid = np.array([text is not None for text in texts])
+    rows = to_rows(values, column=column)
+    return rows if valid.all() else Rows(rows.values, valid, int((~valid).sum()))

@@ -26,6 +26,7 @@ from vecpipe.arrays import Float32, to_rows
 from vecpipe.cells import CellModel
 from vecpipe.engines.duckdb import catalog
 from vecpipe.engines.duckdb.functions import Scalar
+from vecpipe.engines.duckdb.handles import query_rows
 from vecpipe.errors import EngineError, InputError, ModelFormatError, ModelNotFoundError, SpecError
 from vecpipe.etl.ordered import in_order
 from vecpipe.kernels import one_blas_thread
@@ -269,7 +270,7 @@ def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
         return pa.array([rows] * len(nothing))
 
     def find(name: Any, q: Any, count: Any, metric: Any, nprobe: Any) -> Any:
-        asked = to_rows(q, column="vec_search: q")
+        asked = query_rows(q, "vec_search: q")
         keys: list[str | None] = []
         given = zip(name.to_pylist(), count.to_pylist(), metric.to_pylist(), nprobe.to_pylist(), strict=True)
         for at, (one, most, measure, cells) in enumerate(given):

@@ -13,7 +13,6 @@ import duckdb
 import pyarrow as pa
 
 from vecpipe.advise import advise
-from vecpipe.arrays import to_rows
 from vecpipe.engines.duckdb import catalog, handles
 from vecpipe.engines.duckdb.functions import Scalar
 from vecpipe.errors import InputError, SpecError
@@ -73,7 +72,7 @@ def procedures(open_cursor: OpenCursor) -> Iterator[Scalar]:
 
 def _query(open_cursor: OpenCursor) -> Callable[..., Any]:
     def query(model: Any, q: Any, metric: Any) -> Any:
-        rows = to_rows(q, column="vec_query: q")
+        rows = handles.query_rows(q, "vec_query: q")
         prepared: list[str | None] = []
         models: dict[str | None, tuple[Model | None, int | None]] = {None: (None, None)}
         for at, (name, wanted) in enumerate(zip(model.to_pylist(), metric.to_pylist(), strict=True)):
