@@ -151,12 +151,12 @@ CREATE OR REPLACE MACRO vec_search
 ),
 -- through a resident index of the table; rerank is the column of vectors that it was made of
 (source, q, index VARCHAR, rerank VARCHAR, nprobe := 16, k := 10, oversample := 4, metric := 'cosine') AS TABLE (
-    SELECT * EXCLUDE (_vec_score, _vec_row, _vec_place), _vec_score AS score
+    SELECT * EXCLUDE (_vec_score, _vec_row, _vec_place, _vec_live), _vec_score AS score
     FROM (
         SELECT COLUMNS(lambda c: lower(c) <> 'score'),
                _vec_exact(COLUMNS(lambda c: lower(c) = lower(rerank)), _vec_query(NULL, q, metric)) AS _vec_score
         FROM (
-            SELECT *, row_number() OVER (ORDER BY _vec_row) AS _vec_place
+            SELECT *, row_number() OVER (ORDER BY _vec_row) AS _vec_place, count(*) OVER () AS _vec_live
             FROM (
                 FROM query('SELECT rowid AS _vec_row, * FROM ' || source)
                 WHERE _vec_row IN (
@@ -166,12 +166,13 @@ CREATE OR REPLACE MACRO vec_search
                          FROM query('SELECT rowid AS _vec_row, * FROM ' || source)
                          WHERE _vec_row = _vec_index_last(index)),
                         _vec_index_last(index), txid_current()))
-                    LIMIT k * oversample)
+                    LIMIT k * oversample + 1)
                 UNION ALL
                 FROM query('SELECT rowid AS _vec_row, * FROM ' || source)
                 WHERE _vec_row > _vec_index_last(index)
             )
         )
+        WHERE _vec_index_enough(_vec_index_find(index, q, k * oversample, metric, nprobe), _vec_live, k)
         ORDER BY _vec_score DESC NULLS LAST, _vec_row
         LIMIT k
     )

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from vecpipe.arrays import Bytes, Float32
 from vecpipe.cells import CellModel
-from vecpipe.errors import CapabilityError, InputError, ModelFormatError
+from vecpipe.errors import InputError, ModelFormatError
 from vecpipe.operators.cells import Cells
 from vecpipe.pipeline import Model
 from vecpipe.scoring import Metric
@@ -55,15 +55,7 @@ class Index:
     def of(
         model: Model, rows: Sequence[Places], codes: Sequence[Bytes], cells: Sequence[npt.NDArray[np.int32]]
     ) -> Index:
-        """Join the parts of a stream; ``cells`` says where each row lies, for a model that has cells.
-
-        Raises
-        ------
-        CapabilityError
-            The model writes no codes.
-        """
-        if model.codec is None:
-            raise CapabilityError(f"an index holds codes, but the model {model.spec!r} ends in no codec")
+        """Join the parts of a stream; ``cells`` says where each row lies, for a model that has cells."""
         number = np.concatenate([np.empty(0, np.int64), *rows])
         packed = np.concatenate([np.empty((0, model.bytes_per_vector), np.uint8), *codes])
         if not has_cells(model):

@@ -27,7 +27,7 @@ from vecpipe.cells import CellModel
 from vecpipe.engines.duckdb import catalog
 from vecpipe.engines.duckdb.functions import Scalar
 from vecpipe.engines.duckdb.handles import query_rows
-from vecpipe.errors import EngineError, InputError, ModelFormatError, ModelNotFoundError, SpecError
+from vecpipe.errors import CapabilityError, EngineError, InputError, ModelFormatError, ModelNotFoundError, SpecError
 from vecpipe.etl.ordered import in_order
 from vecpipe.kernels import one_blas_thread
 from vecpipe.scoring import Metric, metric_named
@@ -90,6 +90,8 @@ class Indexes:
         try:
             cursor.begin()
             model, _ = catalog.newest_model(cursor, model_name)
+            if model.codec is None:
+                raise CapabilityError(f"an index holds codes, but the model {model.spec!r} ends in no codec")
             [(since,)] = catalog.run(cursor, "SELECT txid_current()").fetchall()
             quoted = '"' + column.replace('"', '""') + '"'
             sql = f"SELECT rowid AS row, {quoted} AS v FROM {source}"
@@ -300,8 +302,19 @@ def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
                 raise EngineError("vec_search: the index was made again while the search was planned: search again")
             if len(found.index):
                 _check(found, mark[at : at + 1], now)
+                rows = rows if found.last in rows else [*rows, found.last]  # so that there is a row to count with
             lists.append(rows)
         return pa.array(lists, pa.list_(pa.int64()))
+
+    def enough(key: Any, live: Any, k: Any) -> Any:
+        for one, there, wanted in set(zip(key.to_pylist(), live.to_pylist(), k.to_pylist(), strict=True)):
+            found, rows = indexes.answer(one)
+            if there < wanted <= len(rows):
+                raise EngineError(
+                    f"of the {len(rows)} rows that the index of {found.source} names, {there} are still in the table, "
+                    f"fewer than k = {wanted}: {_again(found)}, or search with a larger oversample"
+                )
+        return pa.array(np.ones(len(key), dtype=bool))
 
     def last(name: Any) -> Any:
         return pa.array([None if one is None else indexes.get(one).last for one in name.to_pylist()], pa.int64())
@@ -316,12 +329,12 @@ def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
     yield Scalar(
         "_vec_index_rows", "answer, mark, last, transaction", "BIGINT[]", "Behind vec_search.", rows_of, volatile=True
     )
+    yield Scalar("_vec_index_enough", "answer, live, k", "BOOLEAN", "Behind vec_search.", enough, volatile=True)
     yield Scalar("_vec_index_last", "name", "BIGINT", "Behind vec_search.", last)
 
 
 def _check(found: TableIndex, mark: Any, transaction: Any) -> None:
     """Refuse where the numbers of rows no longer say what they said when the index was made."""
-    again = f"make it again: SELECT vec_index(..., '{found.source}', ...)"
     if transaction < found.since:
         raise EngineError(
             f"the index of {found.source} was made after this transaction began, which may see rows that are not in "
@@ -331,5 +344,9 @@ def _check(found: TableIndex, mark: Any, transaction: Any) -> None:
     if rows.nulls or _digest(rows.values[0]) != found.mark:
         raise EngineError(
             f"the index of {found.source} cannot tell which rows are new: its last row has been deleted, changed or "
-            f"moved; {again}"
+            f"moved; {_again(found)}"
         )
+
+
+def _again(found: TableIndex) -> str:
+    return f"make it again: SELECT vec_index(..., '{found.source}', ...)"

@@ -1,0 +1,251 @@
+"""Resident indexes: what they find is what the table holds, as the transaction of the search sees it."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pytest
+
+import vecpipe
+from tests.conftest import anisotropic, table_of
+from vecpipe.errors import ModelFormatError
+from vecpipe.search.index import Index
+
+D, ROWS = 16, 3_000
+X = anisotropic(ROWS, D, seed=1)
+Q = anisotropic(8, D, seed=2)
+SPECS = {"plain": "normalize | int8", "cells": "normalize | cells(24) | int8"}
+
+
+def fill(con: duckdb.DuckDBPyConnection, spec: str = "normalize | int8") -> None:
+    con.register("given", table_of(X))
+    con.execute(f"CREATE TABLE docs AS SELECT id, emb::FLOAT[{D}] AS emb, 'text' AS body FROM given ORDER BY id")
+    con.unregister("given")
+    vecpipe.save_model(con, "m", vecpipe.fit(con, "SELECT emb FROM docs", spec))
+    con.execute("SELECT vec_index('near', 'docs', 'm')").fetchall()
+
+
+def search(con: duckdb.DuckDBPyConnection, q: np.ndarray, k: int = 10, probe: int = 24) -> list[int]:
+    sql = (
+        "SELECT id FROM vec_search('docs', $q, index := 'near', rerank := 'emb', k := $k, oversample := 8, "
+        "nprobe := $p)"
+    )
+    return [i for (i,) in con.execute(sql, {"q": q.astype("<f4").tobytes(), "k": k, "p": probe}).fetchall()]
+
+
+def exact(con: duckdb.DuckDBPyConnection, q: np.ndarray, k: int = 10) -> list[int]:
+    sql = "SELECT id FROM vec_search('docs', $q, rerank := 'emb', k := $k)"
+    return [i for (i,) in con.execute(sql, {"q": q.astype("<f4").tobytes(), "k": k}).fetchall()]
+
+
+def search_or_refusal(con: duckdb.DuckDBPyConnection, q: np.ndarray) -> list[int] | str:
+    try:
+        return search(con, q)
+    except duckdb.Error as error:
+        return str(error)
+
+
+@pytest.fixture(params=SPECS)
+def docs(con: duckdb.DuckDBPyConnection, request: pytest.FixtureRequest) -> duckdb.DuckDBPyConnection:
+    fill(con, SPECS[request.param])
+    return con
+
+
+def test_an_index_finds_the_nearest_rows_with_their_columns_and_scores(docs: duckdb.DuckDBPyConnection) -> None:
+    for q in Q:
+        assert search(docs, q) == exact(docs, q)
+    sql = "FROM vec_search('docs', $q, index := 'near', rerank := 'emb', k := 2, nprobe := 24)"
+    rows = docs.execute(sql, {"q": Q[0].tobytes()})
+    assert [column[0] for column in rows.description] == ["id", "emb", "body", "score"]
+    cosine = X @ Q[0] / np.linalg.norm(X, axis=1) / np.linalg.norm(Q[0])
+    np.testing.assert_allclose([row[-1] for row in rows.fetchall()], np.sort(cosine)[::-1][:2], rtol=1e-5)
+
+
+def test_a_list_and_a_blob_ask_the_same(docs: duckdb.DuckDBPyConnection) -> None:
+    for columns in ("index := 'near', rerank := 'emb'", "rerank := 'emb'"):
+        found = [
+            docs.execute(f"SELECT id FROM vec_search('docs', {text}, {columns})", {"q": q}).fetchall()
+            for text, q in ((f"$q::FLOAT[{D}]", Q[0].tolist()), ("$q", Q[0].tobytes()))
+        ]
+        assert found[0] == found[1]
+
+
+def test_rows_added_changed_and_deleted_are_as_the_table_has_them(docs: duckdb.DuckDBPyConnection) -> None:
+    q = Q[0]
+    best = exact(docs, q)
+    docs.execute("DELETE FROM docs WHERE id = $1", [best[0]])
+    docs.execute("UPDATE docs SET emb = list_transform(emb, lambda x: -x) WHERE id = $1", [best[1]])
+    docs.execute(f"UPDATE docs SET emb = $1::FLOAT[{D}] WHERE id = 17", [q.tolist()])
+    docs.execute(f"INSERT INTO docs VALUES (90001, $1::FLOAT[{D}], 'new')", [(2 * q).tolist()])
+    docs.execute("UPDATE docs SET body = 'changed in place' WHERE id = $1", [best[2]])
+    found = search(docs, q)
+    assert found == exact(docs, q)
+    assert {17, 90001} <= set(found)
+    assert not {best[0], best[1]} & set(found)
+
+
+def test_each_transaction_sees_its_own_rows(docs: duckdb.DuckDBPyConnection) -> None:
+    mine, theirs = docs.cursor(), docs.cursor()
+    theirs.begin()
+    assert search(theirs, Q[1]) == exact(theirs, Q[1])
+    mine.begin()
+    mine.execute(f"INSERT INTO docs VALUES (90002, $1::FLOAT[{D}], 'new')", [Q[1].tolist()])
+    mine.execute("DELETE FROM docs WHERE id = $1", [exact(theirs, Q[1])[0]])
+    assert search(mine, Q[1]) == exact(mine, Q[1])
+    assert search(mine, Q[1])[0] == 90002
+    mine.commit()
+    assert search(theirs, Q[1]) == exact(theirs, Q[1])
+    theirs.commit()
+    assert search(theirs, Q[1])[0] == 90002
+
+
+def test_a_transaction_older_than_the_index_is_refused(docs: duckdb.DuckDBPyConnection) -> None:
+    old = docs.cursor()
+    old.begin()
+    old.execute("SELECT count(*) FROM docs").fetchall()
+    docs.execute("DELETE FROM docs WHERE id < 100")
+    docs.execute("SELECT vec_index('near', 'docs', 'm')").fetchall()
+    with pytest.raises(duckdb.Error, match="after this transaction began"):
+        search(old, Q[0])
+    old.rollback()
+    assert search(old, Q[0]) == exact(old, Q[0])
+
+
+def test_an_index_whose_last_row_has_moved_is_refused_until_it_is_made_again(docs: duckdb.DuckDBPyConnection) -> None:
+    docs.execute("DELETE FROM docs WHERE id = $1", [ROWS - 1])
+    with pytest.raises(duckdb.Error, match="make it again"):
+        search(docs, Q[0])
+    docs.execute("SELECT vec_index('near', 'docs', 'm')").fetchall()
+    assert search(docs, Q[0]) == exact(docs, Q[0])
+
+
+def test_rows_that_a_checkpoint_moves_are_never_mistaken(tmp_path: Path) -> None:
+    path = tmp_path / "moved.duckdb"
+    con = vecpipe.connect(path)
+    con.execute(f"CREATE TABLE docs (id BIGINT, emb FLOAT[{D}], body VARCHAR)")
+    con.register("given", table_of(anisotropic(380_000, D, seed=3)))
+    con.execute("INSERT INTO docs SELECT id, emb, 'text' FROM given")
+    vecpipe.save_model(con, "m", vecpipe.fit(con, "SELECT emb FROM docs LIMIT 5000", "normalize | int8"))
+    con.execute("SELECT vec_index('near', 'docs', 'm')").fetchall()
+    con.execute("DELETE FROM docs WHERE id < 250000")
+    con.execute("CHECKPOINT")
+    con.close()
+    con = vecpipe.connect(path)
+    for q in Q[:3]:
+        found = search_or_refusal(con, q)
+        assert found == exact(con, q) or "make it again" in str(found)
+    con.close()
+
+
+def test_rows_deleted_all_around_the_query_are_not_passed_over_in_silence(docs: duckdb.DuckDBPyConnection) -> None:
+    docs.execute(
+        "CREATE TABLE near AS SELECT id FROM vec_search('docs', $1, rerank := 'emb', k := 200)", [Q[0].tobytes()]
+    )
+    docs.execute("DELETE FROM docs WHERE id IN (FROM near)")
+    with pytest.raises(duckdb.Error, match="still in the table"):
+        search(docs, Q[0])
+    docs.execute("SELECT vec_index('near', 'docs', 'm')").fetchall()
+    assert search(docs, Q[0]) == exact(docs, Q[0])
+
+
+def test_null_vectors_are_not_found_and_an_empty_table_has_an_index(con: duckdb.DuckDBPyConnection) -> None:
+    fill(con)
+    con.execute("CREATE OR REPLACE TABLE docs AS FROM docs LIMIT 0")
+    con.execute("SELECT vec_index('near', 'docs', 'm')").fetchall()
+    assert search(con, Q[0]) == []
+    con.execute(f"INSERT INTO docs VALUES (1, NULL, 'no vector'), (2, $1::FLOAT[{D}], 'one')", [Q[0].tolist()])
+    assert search(con, Q[0]) == [2]
+    con.execute("SELECT vec_index('near', 'docs', 'm')").fetchall()
+    assert search(con, Q[0]) == [2]
+
+
+def test_an_index_is_saved_beside_its_database_and_mapped_again(tmp_path: Path) -> None:
+    path = tmp_path / "docs.duckdb"
+    for spec in SPECS.values():
+        path.unlink(missing_ok=True)
+        con = vecpipe.connect(path)
+        fill(con, spec)
+        before = [search(con, q) for q in Q]
+        con.close()
+        con = vecpipe.connect(path)
+        assert con.execute("FROM vec_indexes()").fetchall() == []
+        assert [search(con, q) for q in Q] == before
+        ((name, source, said, rows, size, last, _),) = con.execute("FROM vec_indexes()").fetchall()
+        assert (name, source, said, rows, last) == ("near", "docs", spec, ROWS, ROWS - 1)
+        assert size >= ROWS * D
+        assert con.execute("SELECT vec_index_drop('near'), vec_index_drop('near')").fetchone() == (True, False)
+        assert not list(tmp_path.glob("*.vecindex*"))
+        con.close()
+
+
+@pytest.mark.parametrize("cut", [0, 7, 400, -200, -1])
+def test_a_damaged_file_is_an_error(tmp_path: Path, cut: int) -> None:
+    model = vecpipe.fit(table_of(X), "normalize | int8")
+    file = tmp_path / "one.vecindex"
+    Index.of(model, [np.arange(ROWS)], [model.encode(X)[0]], []).save(file, {"last": 1})
+    index, about = Index.load(file)
+    assert (len(index), about) == (ROWS, {"last": 1})
+    file.write_bytes(file.read_bytes()[:cut])
+    with pytest.raises(ModelFormatError, match=r"one\.vecindex"):
+        Index.load(file)
+
+
+def _save_for_ever(file: str, sent: multiprocessing.connection.Connection) -> None:
+    model = vecpipe.fit(table_of(X), "normalize | int8")
+    many = np.tile(model.encode(X)[0], (60, 1))
+    index = Index.of(model, [np.arange(len(many))], [many], [])
+    sent.send("begun")
+    while True:
+        index.save(Path(file), {"last": len(many)})
+        sent.send("saved")
+
+
+def test_a_process_killed_while_saving_leaves_the_old_index(tmp_path: Path) -> None:
+    model = vecpipe.fit(table_of(X), "normalize | int8")
+    file = tmp_path / "one.vecindex"
+    Index.of(model, [np.arange(ROWS)], [model.encode(X)[0]], []).save(file, {"last": ROWS})
+    context = multiprocessing.get_context("spawn")
+    for saves in (0, 1, 2):
+        received, sent = context.Pipe(duplex=False)
+        worker = context.Process(target=_save_for_ever, args=(str(file), sent))
+        worker.start()
+        for _ in range(saves + 1):
+            received.recv()
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGKILL)
+        worker.join()
+        index, about = Index.load(file)
+        assert len(index) == about["last"]
+
+
+def test_memory_is_bounded_by_a_setting(con: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(con)
+    monkeypatch.setenv("VECPIPE_INDEX_BYTES", "1000")
+    with pytest.raises(duckdb.Error, match="VECPIPE_INDEX_BYTES"):
+        con.execute("SELECT vec_index('other', 'docs', 'm')").fetchall()
+    assert search(con, Q[0]) == exact(con, Q[0])
+
+
+@pytest.mark.parametrize(
+    ("sql", "words"),
+    [
+        ("SELECT vec_index('near', 'docs', 'nobody')", "nobody"),
+        ("SELECT vec_index('near', 'docs', 'floats')", "ends in no codec"),
+        ("SELECT vec_index('../near', 'docs', 'm')", "index name"),
+        ("SELECT vec_index('near', 'nowhere', 'm')", "nowhere"),
+        ("SELECT vec_index(NULL, 'docs', 'm')", "must not be NULL"),
+        ("FROM vec_search('docs', '\\x00\\x01\\x02'::BLOB, index := 'near', rerank := 'emb')", "float32"),
+        ("FROM vec_search('docs', [1, 2]::FLOAT[2], index := 'near', rerank := 'emb')", "2 dimensions"),
+        (f"FROM vec_search('docs', repeat('\\x00'::BLOB, {4 * D}), index := 'far', rerank := 'emb')", "far"),
+    ],
+)
+def test_what_cannot_be_done_says_so(con: duckdb.DuckDBPyConnection, sql: str, words: str) -> None:
+    fill(con)
+    vecpipe.save_model(con, "floats", vecpipe.fit(con, "SELECT emb FROM docs", "pca(4)"))
+    with pytest.raises(duckdb.Error, match=words):
+        con.execute(sql).fetchall()
