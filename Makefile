@@ -33,6 +33,7 @@ bench: $(STAMP)  ## Measure speed against the peers, ratios in one run
 	$(BIN)/vecpipe bench apply
 	$(BIN)/vecpipe bench aggregate
 	$(BIN)/vecpipe bench polars
+	$(BIN)/vecpipe bench search
 
 docs: $(STAMP)  ## Write docs/reference.md and the results shown in README and docs
 	$(BIN)/python -m vecpipe.reference docs/reference.md

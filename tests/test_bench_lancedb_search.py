@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from click.testing import CliRunner
 
-from vecpipe.bench import lancedb_search
-from vecpipe.bench.lancedb_search import Setting
+from vecpipe.bench.settings import Setting, fastest
 from vecpipe.cli import main
 
 
@@ -23,5 +22,5 @@ def test_the_benchmark_runs_and_reports_recall_and_time():
 
 def test_the_fastest_of_those_that_reach_the_recall_is_the_best():
     slow, fast, wrong = setting(1.0, 0.03), setting(0.99, 0.02), setting(0.9, 0.01)
-    assert lancedb_search._best([slow, fast, wrong], 0.99) is fast
-    assert lancedb_search._best([setting(0.5, 0.001), wrong], 0.99) is wrong
+    assert fastest([slow, fast, wrong], 0.99) is fast
+    assert fastest([setting(0.5, 0.001), wrong], 0.99) is wrong

@@ -105,3 +105,20 @@ def lancedb_search(rows: int, dim: int, queries: int, data: Path | None, slow: b
     from vecpipe.bench.lancedb_search import run
 
     run(rows, dim, queries, Console(width=140), data=data, slow=slow)
+
+
+@bench.command()
+@click.option("--rows", default=20_000, show_default=True, type=click.IntRange(1_000), help="Rows of the joined table.")
+@click.option("--dim", default=384, show_default=True, type=click.IntRange(8, 4_096), help="Width of the vectors.")
+@click.option(
+    "--large", default=200_000, show_default=True, type=click.IntRange(1_000), help="Rows searched one by one."
+)
+@click.option("--queries", default=100, show_default=True, type=click.IntRange(5, 10_000), help="Held-out queries.")
+@click.option("--runs", default=5, show_default=True, type=click.IntRange(1, 100), help="Runs of each join.")
+@click.option("--peers/--no-peers", default=True, show_default=True, help="Measure the libraries that are installed.")
+@click.option("--slow", is_flag=True, help="With graphs (HNSW of FAISS, usearch and LanceDB), which take minutes.")
+def search(rows: int, dim: int, large: int, queries: int, runs: int, peers: bool, slow: bool) -> None:
+    """Join and search in SQL against DuckDB, NumPy and vector indexes."""
+    from vecpipe.bench.search import run
+
+    run(rows, dim, large, queries, runs, Console(width=160), peers=peers, slow=slow)

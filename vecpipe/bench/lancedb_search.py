@@ -6,22 +6,19 @@ the fastest setting is shown that reaches the recall asked for, or else the one 
 
 from __future__ import annotations
 
-import statistics
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from rich.console import Console
-from rich.table import Table
 
 from vecpipe.arrays import Float32, to_vectors
 from vecpipe.bench.collections import load_collection
 from vecpipe.bench.data import vectors
+from vecpipe.bench.settings import Setting, ask_in_turns, fastest, show_settings
 from vecpipe.fitting import fit
 from vecpipe.metrics.retrieval import nearest
 
@@ -33,43 +30,6 @@ _SPECS = (
     ("normalize | float16", (1,)),
 )
 _REFINE = (1, 2, 5, 10, 20)
-
-
-@dataclass
-class Setting:
-    """One way to search, and what was measured of it.
-
-    Attributes
-    ----------
-    group, name : str
-        The index, and its parameters.
-    ask
-        Returns the ids found for a query.
-    build : float
-        Seconds that index or column took.
-    seconds, cpu : list of float
-        Wall and processor time of each query.
-    hits : int
-        Of all ids that should be found.
-    """
-
-    group: str
-    name: str
-    ask: Callable[[Float32], list[int]]
-    build: float
-    seconds: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
-    hits: int = 0
-
-    @property
-    def recall(self) -> float:
-        """Recall@10."""
-        return self.hits / (K * max(1, len(self.seconds)))
-
-    @property
-    def median(self) -> float:
-        """Median milliseconds."""
-        return 1e3 * statistics.median(self.seconds)
 
 
 def run(
@@ -92,20 +52,12 @@ def run(
     console.print(f"{len(X):,} x {X.shape[1]} float32 in a LanceDB table, {len(Q)} queries, k = {K}, cosine")
     with tempfile.TemporaryDirectory() as folder:
         settings = [*_ours(folder, X), *_lances(folder, X, slow)]
-        for at, q in enumerate([*Q[:_WARM], *Q]):
-            for setting in settings:
-                cpu, start = time.process_time(), time.perf_counter()
-                found = setting.ask(q)
-                seconds = time.perf_counter() - start
-                if at >= _WARM:
-                    setting.seconds.append(seconds)
-                    setting.cpu.append(time.process_time() - cpu)
-                    setting.hits += len(set(found) & set(exact[at - _WARM].tolist()))
+        ask_in_turns(settings, np.concatenate([Q[:_WARM], Q]), np.concatenate([exact[:_WARM], exact]), _WARM)
     groups = list(dict.fromkeys(setting.group for setting in settings))
-    best = [_best([each for each in settings if each.group == group], target) for group in groups]
-    _show(best, target, console)
-    ours = _best([each for each in best if each.group.startswith("vecpipe")], target)
-    theirs = _best([each for each in best if not each.group.startswith("vecpipe")], target)
+    best = [fastest([each for each in settings if each.group == group], target) for group in groups]
+    show_settings(f"Fastest setting of recall@{K} >= {target}", best, target, console)
+    ours = fastest([each for each in best if each.group.startswith("vecpipe")], target)
+    theirs = fastest([each for each in best if not each.group.startswith("vecpipe")], target)
     ratio = f"{ours.median / theirs.median:.2f} of its time" if theirs.recall >= target else "which misses the recall"
     console.print(f"best: {ours.group} ({ours.name}) against {theirs.group} ({theirs.name}), {ratio}")
     return ours, theirs
@@ -175,25 +127,3 @@ def _lances(folder: str, X: Float32, slow: bool) -> list[Setting]:
 
 def _data(X: Float32) -> pa.Table:
     return pa.table({"id": np.arange(len(X)), "vector": to_vectors(X, fixed=True)})
-
-
-def _best(settings: list[Setting], target: float) -> Setting:
-    reached = [setting for setting in settings if setting.recall >= target]
-    return min(reached, key=lambda each: each.median) if reached else max(settings, key=lambda each: each.recall)
-
-
-def _show(settings: list[Setting], target: float, console: Console) -> None:
-    table = Table(title=f"Fastest setting of recall@{K} >= {target}", title_justify="left")
-    for heading in ("search", "setting", "build s", "recall", "median ms", "p95 ms", "CPU ms"):
-        table.add_column(heading, justify="left" if heading in ("search", "setting") else "right")
-    for each in sorted(settings, key=lambda each: (each.recall < target, each.median)):
-        table.add_row(
-            each.group,
-            each.name,
-            f"{each.build:.1f}",
-            f"{each.recall:.3f}",
-            f"{each.median:.2f}",
-            f"{1e3 * float(np.quantile(each.seconds, 0.95)):.2f}",
-            f"{1e3 * statistics.median(each.cpu):.2f}",
-        )
-    console.print(table)

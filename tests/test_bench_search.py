@@ -1,0 +1,51 @@
+"""The benchmark of searches in SQL runs from end to end on few rows, and names the peers that are not there."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+from click.testing import CliRunner
+from rich.console import Console
+
+from vecpipe.bench.search_peers import peer_ladders
+from vecpipe.bench.settings import Setting, ask_in_turns, cheapest
+from vecpipe.cli import main
+
+SMALL = ["bench", "search", "--rows", "1000", "--dim", "16", "--large", "2000", "--queries", "5", "--runs", "1"]
+
+
+def finding(ids):
+    return Setting("g", "n", lambda q: ids, 0.0, k=2)
+
+
+def test_the_benchmark_joins_and_searches_and_reports_recall():
+    done = CliRunner().invoke(main, [*SMALL, "--no-peers"])
+    assert done.exit_code == 0, done.output
+    assert done.output.count("same answer for 200/200") == 2
+    for word in ("DuckDB ORDER BY", "vec_search codes", "vec_search cells", "vec_search index", "memory grew by"):
+        assert word in done.output
+
+
+def test_libraries_that_are_not_installed_are_named_and_left_out(monkeypatch, tmp_path):
+    for module in ("faiss", "usearch.index", "sqlite_vec", "lancedb"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with (console := Console(width=200)).capture() as said:
+        assert peer_ladders(np.eye(8, dtype=np.float32), 2, 2, True, str(tmp_path), console) == []
+    for name in ("FAISS", "usearch", "sqlite-vec", "LanceDB"):
+        assert f"{name} is left out" in said.get()
+
+
+def test_the_cheapest_setting_that_reaches_the_recall_is_chosen_or_else_the_last():
+    wrong, half, right = finding([7, 8]), finding([1, 8]), finding([2, 1])
+    Q, exact = np.ones((3, 2), np.float32), np.array([[1, 2]] * 3)
+    assert cheapest([wrong, half, right], Q, exact, 0.5) is half
+    assert cheapest([wrong, half, right], Q, exact, 0.95) is right
+    assert cheapest([wrong, half], Q, exact, 0.95) is half
+
+
+def test_queries_that_warm_up_do_not_count():
+    half = finding([1, 8])
+    ask_in_turns([half], np.ones((5, 2), np.float32), np.array([[7, 8]] * 2 + [[1, 2]] * 3), 2)
+    assert len(half.seconds) == len(half.cpu) == 3
+    assert half.recall == 0.5
