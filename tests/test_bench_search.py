@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 
 import numpy as np
+import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
+from vecpipe.bench import search_picture
 from vecpipe.bench.search_peers import peer_ladders
 from vecpipe.bench.settings import Setting, ask_in_turns, cheapest
 from vecpipe.cli import main
@@ -25,6 +27,23 @@ def test_the_benchmark_joins_and_searches_and_reports_recall():
     assert done.output.count("same answer for 200/200") == 2
     for word in ("DuckDB ORDER BY", "vec_search codes", "vec_search cells", "vec_search index", "memory grew by"):
         assert word in done.output
+
+
+def test_costs_over_rows_and_k_are_drawn(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(search_picture, "_COUNTS", (1, 3))
+    picture = tmp_path / "costs.svg"
+    done = CliRunner().invoke(main, [*SMALL, "--no-peers", "--picture", str(picture)])
+    assert done.exit_code == 0, done.output
+    assert all(word in picture.read_text() for word in ("DuckDB ORDER BY", "vec_search index", "k, 2,000 rows"))
+
+
+def test_without_matplotlib_the_command_says_what_to_install_before_it_measures(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    done = CliRunner().invoke(main, [*SMALL, "--picture", str(tmp_path / "costs.svg")])
+    assert done.exit_code == 1
+    assert "pip install 'vecpipe[report]'" in done.output
+    assert "200 queries" not in done.output
 
 
 def test_libraries_that_are_not_installed_are_named_and_left_out(monkeypatch, tmp_path):

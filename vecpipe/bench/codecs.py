@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from vecpipe.bench.collections import load_collection
-from vecpipe.errors import InputError, VecpipeError
+from vecpipe.bench.pictures import figure_class, save
+from vecpipe.errors import VecpipeError
 from vecpipe.evaluate import Evaluation, evaluate
 from vecpipe.operators import registry
 
@@ -50,7 +50,7 @@ def run(
 ) -> list[Evaluation]:
     """Measure, print a table and draw the picture; return the evaluations, smallest codes first."""
     if picture is not None:
-        _figure()  # before minutes of measuring, not after
+        figure_class()  # before minutes of measuring, not after
     collection = load_collection(folder, train_queries=train_queries)
     n, dim = collection.docs.shape
     console.print(f"{folder.name}: {n:,} x {dim}, {len(collection.queries):,} queries, inner product, exact = 1.0")
@@ -106,8 +106,7 @@ def draw(results: list[Evaluation], title: str, path: Path) -> None:
     InputError
         The picture cannot be written, or the suffix is not one of a picture.
     """
-    figure_of = _figure()
-    figure = figure_of(figsize=(9, 6), layout="constrained")
+    figure = figure_class()(figsize=(9, 6), layout="constrained")
     axes = figure.add_subplot()
     ours = [result for result in results if not result.name.startswith(("FAISS", "sentence"))]
     flagship = [result for result in ours if result.name.startswith("transform_code")]
@@ -126,10 +125,7 @@ def draw(results: list[Evaluation], title: str, path: Path) -> None:
     axes.set(xscale="log", xlabel="bytes a vector", ylabel="recall@10 by code alone", title=title)
     axes.grid(alpha=0.3)
     axes.legend()
-    try:
-        figure.savefig(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: the picture cannot be written ({error})") from error
+    save(figure, path)
 
 
 def pareto(results: list[Evaluation]) -> list[Evaluation]:
@@ -139,12 +135,3 @@ def pareto(results: list[Evaluation]) -> list[Evaluation]:
         if not best or result.recall10 > best[-1].recall10:
             best.append(result)
     return best
-
-
-def _figure() -> Any:
-    """Return matplotlib's class of figures."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise VecpipeError("the picture needs matplotlib: pip install 'vecpipe[report]'") from error
-    return Figure

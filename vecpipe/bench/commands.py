@@ -117,8 +117,13 @@ def lancedb_search(rows: int, dim: int, queries: int, data: Path | None, slow: b
 @click.option("--runs", default=5, show_default=True, type=click.IntRange(1, 100), help="Runs of each join.")
 @click.option("--peers/--no-peers", default=True, show_default=True, help="Measure the libraries that are installed.")
 @click.option("--slow", is_flag=True, help="With graphs (HNSW of FAISS, usearch and LanceDB), which take minutes.")
-def search(rows: int, dim: int, large: int, queries: int, runs: int, peers: bool, slow: bool) -> None:
+@click.option(
+    "--picture", type=click.Path(dir_okay=False, path_type=Path), help="Draw costs over rows and k (png, svg)."
+)
+def search(
+    rows: int, dim: int, large: int, queries: int, runs: int, peers: bool, slow: bool, picture: Path | None
+) -> None:
     """Join and search in SQL against DuckDB, NumPy and vector indexes."""
     from vecpipe.bench.search import run
 
-    run(rows, dim, large, queries, runs, Console(width=160), peers=peers, slow=slow)
+    run(rows, dim, large, queries, runs, Console(width=160), peers=peers, slow=slow, picture=picture)

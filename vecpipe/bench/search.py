@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -19,7 +20,9 @@ from rich.console import Console
 import vecpipe
 from vecpipe.arrays import Float32
 from vecpipe.bench.data import fill_table, vectors
+from vecpipe.bench.pictures import figure_class
 from vecpipe.bench.search_peers import peer_ladders
+from vecpipe.bench.search_picture import draw, over_k, over_rows
 from vecpipe.bench.search_ways import CELLS, CODES, EXACT, INDEX, WARM, Searched, cell_count, fill_queries, measured
 from vecpipe.bench.settings import Setting, show_settings
 from vecpipe.bench.timing import Line, PeakMemory, cpu_seconds, medians, show
@@ -28,6 +31,7 @@ from vecpipe.kernels import one_blas_thread
 K = 10
 _ASKED = 200
 _MANY = 1_000
+_FEW = 20
 _BLOCK = 8_192
 _TARGETS = {CODES: "<= 0.2", CELLS: "<= 0.04", INDEX: "<= 0.04"}
 
@@ -43,6 +47,7 @@ def run(
     target: float = 0.95,
     peers: bool = True,
     slow: bool = False,
+    picture: Path | None = None,
 ) -> list[Line]:
     """Measure and print; return the comparisons.
 
@@ -54,7 +59,16 @@ def run(
         Recall@10 to reach.
     peers, slow
         Measure other libraries too; their graphs too, which take minutes to build.
+    picture
+        File for a picture of what a query costs over rows and over k.
+
+    Raises
+    ------
+    VecpipeError
+        A picture is asked for, and matplotlib is not installed.
     """
+    if picture is not None:
+        figure_class()  # before minutes of measuring, not after
     lines = joins(rows, dim, runs, console)
     made = np.concatenate(list(vectors(large + 2 * queries + WARM + _MANY, dim)))
     X, Q, many = np.split(made, [large, len(made) - _MANY])
@@ -68,6 +82,10 @@ def run(
         settings = measured(ladders, X, Q, target)
     show_settings(f"Cheapest setting of recall@{K} >= {target}", settings, target, console)
     lines += [*_against_exact(settings, target), wide_join(table.con, X, many)]
+    if picture is not None:
+        few = Q[: 2 * min(queries, _FEW) + WARM]
+        draw(over_rows(X, few, K, target, settings), over_k(table, X, few, target), target, picture)
+        console.print(f"Costs over rows and k: {picture}")
     table.close()
     show("vecpipe bench search", lines, console)
     return lines

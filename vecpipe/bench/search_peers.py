@@ -20,6 +20,8 @@ Ladders = Iterator[list[Setting]]
 _EFFORTS = (16, 32, 64, 128, 256, 512)
 _REFINE = (10, 50)
 _GRAPH = 32
+_TRAINED = 65_536
+"""Rows that lists are trained on, as many as a fit of vecpipe keeps."""
 
 
 def peer_ladders(X: Float32, k: int, cells: int, slow: bool, folder: str, console: Console) -> list[list[Setting]]:
@@ -62,7 +64,7 @@ def _faiss(X: Float32, k: int, cells: int, slow: bool) -> Ladders:
     def built(spec: str) -> tuple[Any, float]:
         start = time.perf_counter()
         index: Any = faiss.index_factory(X.shape[1], spec, faiss.METRIC_INNER_PRODUCT)
-        index.train(X)
+        index.train(X[:_TRAINED])
         index.add(X)
         return index, time.perf_counter() - start
 

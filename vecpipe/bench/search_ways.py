@@ -20,6 +20,7 @@ WARM = 5
 EXACT, CODES, CELLS, INDEX = "DuckDB ORDER BY", "vec_search codes", "vec_search cells", "vec_search index"
 PROBES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 _CHUNK = 50_000
+_MARGIN = 0.01
 
 
 def cell_count(rows: int) -> int:
@@ -72,30 +73,32 @@ class Searched:
 
     def ladders(self, k: int) -> list[list[Setting]]:
         """Return for each way to search its settings, cheapest first."""
-        q = f"$q::FLOAT[{self.dim}]"
         codes = f"model := 'docs', code := 'code', rerank := 'emb', k := {k}"
         index = f"index := 'docs', rerank := 'emb', k := {k}"
         probes = [count for count in PROBES if count <= cell_count(self.rows)]
 
         def setting(group: str, name: str, sql: str) -> Setting:
-            return Setting(group, name, partial(self._ask, sql), self.builds[group], k=k)
+            return Setting(group, name, partial(self._ask, sql, group != EXACT), self.builds[group], k=k)
 
         def searches(group: str, arguments: str) -> list[Setting]:
             return [
-                setting(group, f"nprobe {n}", f"SELECT id FROM vec_search('docs', {q}, {arguments}, nprobe := {n})")
+                setting(
+                    group, f"nprobe {n}", f"SELECT id FROM vec_search('docs', $q::BLOB, {arguments}, nprobe := {n})"
+                )
                 for n in probes
             ]
 
-        order = f"SELECT id FROM docs ORDER BY array_cosine_distance(emb, {q}) LIMIT {k}"
+        order = f"SELECT id FROM docs ORDER BY array_cosine_distance(emb, $q::FLOAT[{self.dim}]) LIMIT {k}"
         return [
             [setting(EXACT, "exact", order)],
-            [setting(CODES, "int8, rerank", f"SELECT id FROM vec_search('docs', {q}, {codes})")],
+            [setting(CODES, "int8, rerank", f"SELECT id FROM vec_search('docs', $q::BLOB, {codes})")],
             searches(CELLS, f"{codes}, cell := 'cell'"),
             searches(INDEX, index),
         ]
 
-    def _ask(self, sql: str, q: Float32) -> list[int]:
-        return [row for (row,) in self.con.execute(sql, {"q": q.tolist()}).fetchall()]
+    def _ask(self, sql: str, as_blob: bool, q: Float32) -> list[int]:
+        given = {"q": q.tobytes() if as_blob else q.tolist()}  # as a BLOB it is planned faster
+        return [row for (row,) in self.con.execute(sql, given).fetchall()]
 
     def close(self) -> None:
         """Let go of the table and the index."""
@@ -106,7 +109,8 @@ class Searched:
 def measured(ladders: Sequence[Sequence[Setting]], X: Float32, Q: Float32, target: float) -> list[Setting]:
     """Choose a setting of each way with the first half of the queries, and measure it with the others.
 
-    Other queries, since answers and prepared queries are remembered.
+    Other queries, since answers and prepared queries are remembered; a little more recall is asked for when choosing,
+    since the others may be harder.
 
     Parameters
     ----------
@@ -117,6 +121,6 @@ def measured(ladders: Sequence[Sequence[Setting]], X: Float32, Q: Float32, targe
     """
     exact = nearest(Q, X, ladders[0][0].k)
     half = (len(Q) - WARM) // 2
-    chosen = [cheapest(ladder, Q[:half], exact[:half], target) for ladder in ladders]
+    chosen = [cheapest(ladder, Q[:half], exact[:half], target + _MARGIN) for ladder in ladders]
     ask_in_turns(chosen, Q[half:], exact[half:], WARM)
     return chosen
