@@ -20,7 +20,17 @@ import duckdb
 import pyarrow as pa
 from duckdb.func import FunctionNullHandling, PythonUDFType
 
-from vecpipe.engines.duckdb import aggregates, catalog, cells, functions, indexes, joins, macros, procedures, recall
+from vecpipe.engines.duckdb import (
+    aggregates,
+    catalog,
+    cells,
+    functions,
+    index_functions,
+    joins,
+    macros,
+    procedures,
+    recall,
+)
 from vecpipe.errors import AggregatesUnavailableWarning, EngineError
 
 _HAS_CATALOG = """
@@ -157,7 +167,11 @@ def _register_functions(cursor: duckdb.DuckDBPyConnection) -> tuple[int, bool]:
     open_cursor = partial(_cursor_of, token)
     for scalar in (*functions.scalars(), *joins.scalars(), *cells.scalars()):
         _create(cursor, scalar.name, scalar.function, scalar.returns, volatile=scalar.volatile)
-    for scalar in (*procedures.procedures(open_cursor), *recall.scalars(open_cursor), *indexes.scalars(open_cursor)):
+    for scalar in (
+        *procedures.procedures(open_cursor),
+        *recall.scalars(open_cursor),
+        *index_functions.scalars(open_cursor),
+    ):
         _create(cursor, scalar.name, scalar.function, scalar.returns, volatile=scalar.volatile)
     _create(cursor, "_vec_database", lambda: pa.array([token]), "BIGINT", parameters=[])
     _LIVE[token] = []

@@ -1,0 +1,113 @@
+"""The functions of resident indexes, as functions of Arrow columns; what they do is in ``indexes``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from vecpipe.engines.duckdb.functions import Scalar
+from vecpipe.engines.duckdb.handles import query_rows
+from vecpipe.engines.duckdb.indexes import Indexes, OpenCursor, again, check
+from vecpipe.errors import EngineError, InputError, SpecError
+from vecpipe.scoring import metric_named
+
+_BUILT = "STRUCT(name VARCHAR, rows BIGINT, bytes BIGINT, last_row BIGINT)"
+_LIST = (
+    "STRUCT(name VARCHAR, source VARCHAR, spec VARCHAR, rows BIGINT, bytes BIGINT, last_row BIGINT, cells INTEGER)[]"
+)
+
+
+def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
+    """Yield the functions of one database."""
+    indexes = Indexes(open_cursor)
+
+    def build(name: Any, source: Any, model: Any, column: Any) -> Any:
+        made = []
+        for values in zip(*(part.to_pylist() for part in (name, source, model, column)), strict=True):
+            if any(value is None for value in values):
+                raise InputError("vec_index: name, source, model and emb must not be NULL")
+            found = indexes.build(*values)
+            made.append((values[0], len(found.index), found.index.nbytes, found.last))
+        return pa.array([dict(zip(("name", "rows", "bytes", "last_row"), one, strict=True)) for one in made])
+
+    def drop(name: Any) -> Any:
+        return pa.array([indexes.drop(str(one)) for one in name.to_pylist()], pa.bool_())
+
+    def listed(nothing: Any) -> Any:
+        rows = [
+            {
+                "name": name,
+                "source": found.source,
+                "spec": found.index.model.spec,
+                "rows": len(found.index),
+                "bytes": found.index.nbytes,
+                "last_row": found.last,
+                "cells": None if found.index.starts is None else len(found.index.starts) - 1,
+            }
+            for name, found in indexes.all().items()
+        ]
+        return pa.array([rows] * len(nothing))
+
+    def find(name: Any, q: Any, count: Any, metric: Any, nprobe: Any) -> Any:
+        asked = query_rows(q, "vec_search: q")
+        keys: list[str | None] = []
+        given = zip(name.to_pylist(), count.to_pylist(), metric.to_pylist(), nprobe.to_pylist(), strict=True)
+        for at, (one, most, measure, cells) in enumerate(given):
+            if asked.valid is not None and not asked.valid[at]:
+                keys.append(None)
+                continue
+            if not isinstance(most, int) or most < 1 or not isinstance(cells, int) or cells < 1:
+                raise SpecError(
+                    f"vec_search: k * oversample is {most!r} and nprobe {cells!r}; expected whole numbers of at least 1"
+                )
+            if asked.dim != indexes.get(one).index.model.dim:
+                raise InputError(
+                    f"vec_search: q has {asked.dim} dimensions, the index holds {indexes.get(one).index.model.dim}"
+                )
+            keys.append(indexes.find(one, asked.values[at], most, metric_named(measure), cells))
+        return pa.array(keys, pa.string())
+
+    def rows_of(key: Any, mark: Any, last_row: Any, transaction: Any) -> Any:
+        lists: list[list[int] | None] = []
+        given = zip(key.to_pylist(), last_row.to_pylist(), transaction.to_pylist(), strict=True)
+        for at, (one, end, now) in enumerate(given):
+            if one is None:
+                lists.append(None)
+                continue
+            found, rows = indexes.answer(one)
+            if end != found.last:
+                raise EngineError("vec_search: the index was made again while the search was planned: search again")
+            if len(found.index):
+                check(found, mark[at : at + 1], now)
+                rows = rows if found.last in rows else [*rows, found.last]  # so that there is a row to count with
+            lists.append(rows)
+        return pa.array(lists, pa.list_(pa.int64()))
+
+    def enough(key: Any, live: Any, k: Any) -> Any:
+        for one, there, wanted in set(zip(key.to_pylist(), live.to_pylist(), k.to_pylist(), strict=True)):
+            found, rows = indexes.answer(one)
+            if there < wanted <= len(rows):
+                raise EngineError(
+                    f"of the {len(rows)} rows that the index of {found.source} names, {there} are still in the table, "
+                    f"fewer than k = {wanted}: {again(found)}, or search with a larger oversample"
+                )
+        return pa.array(np.ones(len(key), dtype=bool))
+
+    def last(name: Any) -> Any:
+        return pa.array([None if one is None else indexes.get(one).last for one in name.to_pylist()], pa.int64())
+
+    yield Scalar("_vec_index", "name, source, model, emb", _BUILT, "Behind vec_index.", build, volatile=True)
+    yield Scalar(
+        "vec_index_drop", "name", "BOOLEAN", "Forget a resident index and its file; whether there was one.", drop,
+        volatile=True,
+    )  # fmt: skip
+    yield Scalar("_vec_indexes", "nothing", _LIST, "Behind vec_indexes.", listed, volatile=True)
+    yield Scalar("_vec_index_find", "name, q, count, metric, nprobe", "VARCHAR", "Behind vec_search.", find)
+    yield Scalar(
+        "_vec_index_rows", "answer, mark, last, transaction", "BIGINT[]", "Behind vec_search.", rows_of, volatile=True
+    )
+    yield Scalar("_vec_index_enough", "answer, live, k", "BOOLEAN", "Behind vec_search.", enough, volatile=True)
+    yield Scalar("_vec_index_last", "name", "BIGINT", "Behind vec_search.", last)
