@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 
 import numpy as np
@@ -10,9 +11,11 @@ from click.testing import CliRunner
 from rich.console import Console
 
 from vecpipe.bench import search_picture
+from vecpipe.bench.data import vectors
 from vecpipe.bench.search_peers import peer_ladders
 from vecpipe.bench.settings import Setting, ask_in_turns, cheapest
 from vecpipe.cli import main
+from vecpipe.metrics.retrieval import nearest
 
 SMALL = ["bench", "search", "--rows", "1000", "--dim", "16", "--large", "2000", "--queries", "5", "--runs", "1"]
 
@@ -68,3 +71,34 @@ def test_queries_that_warm_up_do_not_count():
     ask_in_turns([half], np.ones((5, 2), np.float32), np.array([[7, 8]] * 2 + [[1, 2]] * 3), 2)
     assert len(half.seconds) == len(half.cpu) == 3
     assert half.recall == 0.5
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        ("faiss", {"FAISS flat", "FAISS IVF, RaBitQ fast scan", "FAISS HNSW"}),
+        ("usearch", {"usearch HNSW"}),
+        ("lancedb", {"LanceDB IVF_RQ", "LanceDB IVF_HNSW_SQ"}),
+    ],
+)
+def test_a_library_finds_most_neighbours_with_its_dearest_setting(monkeypatch, tmp_path, module, names):
+    pytest.importorskip(module)
+    for other in {"faiss", "usearch.index", "sqlite_vec", "lancedb"} - {module, f"{module}.index"}:
+        monkeypatch.setitem(sys.modules, other, None)
+    X = np.concatenate(list(vectors(2_000, 16)))
+    ladders = peer_ladders(X, 10, 16, True, str(tmp_path), Console(quiet=True))
+    assert {setting.group for ladder in ladders for setting in ladder} == names
+    exact = nearest(X[:10], X, 10)
+    for ladder in ladders:
+        ask_in_turns(ladder[-1:], X[:10], exact, 0)
+        assert ladder[-1].recall > 0.8, ladder[-1].group
+
+
+@pytest.mark.skipif(not hasattr(sqlite3.Connection, "enable_load_extension"), reason="sqlite3 loads no extensions here")
+def test_sqlite_vec_finds_the_exact_neighbours(monkeypatch, tmp_path):
+    pytest.importorskip("sqlite_vec")
+    for other in ("faiss", "usearch.index", "lancedb"):
+        monkeypatch.setitem(sys.modules, other, None)
+    X = np.concatenate(list(vectors(300, 16)))
+    ((only,),) = peer_ladders(X, 10, 16, False, str(tmp_path), Console(quiet=True))
+    assert only.ask(X[7]) == nearest(X[7:8], X, 10)[0].tolist()
