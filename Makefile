@@ -22,7 +22,7 @@ demo: $(STAMP)  ## Embed, compress and search the docstrings installed here, in 
 	$(BIN)/vecpipe demo
 
 test: $(STAMP)  ## Run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(STAMP)  ## Check style and types
 	$(BIN)/ruff check .

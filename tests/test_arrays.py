@@ -181,7 +181,7 @@ def test_a_wrong_width_is_an_error_that_names_both():
         None,
         3,
     ],
-    ids=repr,
+    ids=lambda column: f"{type(column).__name__} {getattr(column, 'type', column)}".split(" at 0x")[0],
 )
 def test_what_is_no_column_of_vectors_is_an_input_error(column):
     with pytest.raises(InputError, match="emb"):

@@ -23,12 +23,12 @@ import pyarrow as pa
 
 from vecpipe.arrays import OnInvalid, from_codes, to_codes, to_rows, to_vectors
 from vecpipe.errors import InputError, ResumeError, VecpipeError
-from vecpipe.etl.ordered import in_order
 from vecpipe.etl.parts import PartWriter, Workspace
 from vecpipe.etl.tables import BLOCK_ROWS, Table, open_table
 from vecpipe.etl.targets import Target, open_target
 from vecpipe.fitting import Progress
 from vecpipe.kernels import one_blas_thread
+from vecpipe.ordered import in_order
 from vecpipe.pipeline import Model
 from vecpipe.sources import vector_column
 from vecpipe.version import __version__

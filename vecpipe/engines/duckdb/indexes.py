@@ -25,8 +25,8 @@ from vecpipe.arrays import Float32, to_rows
 from vecpipe.cells import CellModel
 from vecpipe.engines.duckdb import catalog
 from vecpipe.errors import CapabilityError, EngineError, InputError, ModelFormatError, ModelNotFoundError
-from vecpipe.etl.ordered import in_order
 from vecpipe.kernels import one_blas_thread
+from vecpipe.ordered import in_order
 from vecpipe.scoring import Metric
 from vecpipe.search.index import Index, has_cells
 from vecpipe.sources import open_source

@@ -27,10 +27,10 @@ from vecpipe.engines.lancedb.fragments import Piece, behind, commit, live_rows, 
 from vecpipe.engines.lancedb.host import asking, is_conflict, latest_dataset
 from vecpipe.engines.lancedb.marks import Mark
 from vecpipe.errors import EngineError, InputError, VecpipeError
-from vecpipe.etl.ordered import in_order
 from vecpipe.etl.tables import BLOCK_ROWS
 from vecpipe.fitting import Progress
 from vecpipe.kernels import one_blas_thread
+from vecpipe.ordered import in_order
 from vecpipe.pipeline import Model
 from vecpipe.version import __version__
 
