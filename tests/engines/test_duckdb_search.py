@@ -381,3 +381,17 @@ def test_real_codes_find_what_exact_search_finds(con, shared_data):
         ]
         hits += len(ids[0] & ids[1])
     assert hits >= 198
+
+
+def test_shortlists_of_hundreds_of_rows_are_read_late(docs: duckdb.DuckDBPyConnection) -> None:
+    vecpipe.save_model(docs, "late", vecpipe.fit(docs, "SELECT emb FROM docs", "normalize | int8"))
+    docs.execute("CREATE TABLE coded AS SELECT id, emb, vec_encode('late', emb) AS code FROM docs")
+    ((_, plan),) = docs.execute(
+        "EXPLAIN SELECT id FROM vec_search('coded', [1,2,3,4,5,6,7,8,9,10,11,12]::FLOAT[12], "
+        "model := 'late', code := 'code', rerank := 'emb', k := 100)"
+    ).fetchall()
+    assert "rowid = rowid" in plan
+    kept = vecpipe.connect(config={"late_materialization_max_rows": "7"})
+    assert kept.execute("SELECT current_setting('late_materialization_max_rows')").fetchone() == (7,)
+    locked = vecpipe.connect(config={"lock_configuration": "true"})
+    assert locked.execute("SELECT current_setting('late_materialization_max_rows')").fetchone() == (50,)
