@@ -118,10 +118,7 @@ class Candidates:
 
     def _codes(self, scores: Float32, which: Places, rank: Ranks) -> Pairs:
         """Choose by the scores themselves: those of codes do not depend on the block."""
-        np.copyto(scores, -np.inf, where=np.isnan(scores))
-        low = np.maximum(self._bar(which), np.float32(np.finfo(np.float32).min))
-        hit = scores >= self._raised(scores, low, 0.0)[:, None]
-        queries, rows = np.nonzero(hit)
+        queries, rows = self._hits(scores, self._bar(which), 0.0)
         return self._keep(which, queries, rows, scores[queries, rows], rank)
 
     def _vectors(self, X: Float32, which: Places, rank: Ranks) -> Pairs:
@@ -153,28 +150,34 @@ class Candidates:
                 both = self._wide_norms[which][:, None] ** 2 + norms**2
                 scores = (2.0 * scores - both).astype(np.float32)
                 slack = (4 * unit * both).astype(np.float32)
-            np.copyto(scores, -np.inf, where=np.isnan(scores))
             bar = self._bar(which)
             if self.metric == "l2":
                 bar = -(bar * bar) * np.float32(1 + 1e-6)
-            bar = np.maximum(bar, np.float32(np.finfo(np.float32).min))
-            bar = self._raised(scores, bar, slack)
-            scores += slack
-            queries, rows = np.nonzero(scores >= bar[:, None])
-        return queries, rows
+            return self._hits(scores, bar, slack)
 
-    def _raised(self, scores: Float32, bar: Float32, slack: Float32 | float) -> Float32:
-        """Raise the bar where many rows are above it to the block's own k-th best, less what rounding may take."""
+    def _hits(self, scores: Float32, bar: Float32, slack: Float32 | float) -> tuple[Places, Places]:
+        """Return the pairs whose scores may reach the bar, if rounding took ``slack`` from them; overwrites scores.
+
+        Where many rows would, the bar is raised to the block's own k-th best, less what rounding may have added.
+        """
         n = scores.shape[1]
-        if n <= self.k:
-            return bar
-        many = np.flatnonzero((scores >= bar[:, None]).sum(axis=1) > _MANY * self.k)
-        if not many.size:
-            return bar
-        surely = scores[many] - (slack if isinstance(slack, float) else slack[many])
-        bar = bar.copy()
-        bar[many] = np.maximum(bar[many], np.partition(surely, n - self.k, axis=1)[:, n - self.k])
-        return bar
+        bar = np.maximum(bar, np.float32(np.finfo(np.float32).min))  # NaN and -inf are no scores
+        if isinstance(slack, float):
+            low = bar - np.float32(slack)
+        else:
+            scores += slack
+            low = bar
+        hit = scores >= low[:, None]
+        many = np.flatnonzero(np.count_nonzero(hit, axis=1) > _MANY * self.k) if n > self.k else ()
+        if len(many):
+            surely = scores[many] - (np.float32(slack) if isinstance(slack, float) else 2 * slack[many])
+            np.copyto(surely, -np.inf, where=np.isnan(surely))
+            raised = np.maximum(bar[many], np.partition(surely, n - self.k, axis=1)[:, n - self.k])
+            low = raised - np.float32(slack) if isinstance(slack, float) else raised
+            hit[many] = scores[many] >= low[:, None]
+        found = np.flatnonzero(hit)  # of few in many, found faster than by rows and columns
+        queries = found // n
+        return queries, found - queries * n
 
     def _exact(self, X: Float32, queries: Places, rows: Places) -> Float32:
         """Return the scores of pairs in float64, rounded; each pair by itself."""
