@@ -68,14 +68,14 @@ def run(rows: int, dim: int, runs: int, console: Console) -> list[Line]:
     execute("ALTER TABLE docs ADD COLUMN code BLOB")
     execute("UPDATE docs SET code = vec_encode('int8', emb)")
     columns = "model := 'int8', code := 'code', rerank := 'emb', k := 10"
-    search = f"SELECT id FROM vec_search('docs', $q::FLOAT[{dim}], {columns})"
+    search = f"SELECT id FROM vec_search('docs', $q, {columns})"
     builtin = f"SELECT id FROM docs ORDER BY array_cosine_distance(emb, $q::FLOAT[{dim}]) LIMIT 10"
     rng = np.random.default_rng(1)
     queries = X[rng.integers(0, rows, 20)] + np.float32(0.03) * rng.standard_normal((20, dim), dtype=np.float32)
-    hits = [len({*execute(search, q=q.tolist())} & {*execute(builtin, q=q.tolist())}) / 10 for q in queries]
+    hits = [len({*execute(search, q=q.tobytes())} & {*execute(builtin, q=q.tolist())}) / 10 for q in queries]
     found = medians(
         {
-            "search": partial(execute, search, q=queries[0].tolist()),
+            "search": partial(execute, search, q=queries[0].tobytes()),
             "builtin": partial(execute, builtin, q=queries[0].tolist()),
         },
         max(runs, 5),
