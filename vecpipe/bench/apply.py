@@ -65,11 +65,11 @@ def run(rows: int, dim: int, runs: int, console: Console) -> list[Line]:
         },
         runs,
     )
-    execute("ALTER TABLE docs ADD COLUMN code BLOB")
-    execute("UPDATE docs SET code = vec_encode('int8', emb)")
+    execute("CREATE TABLE coded AS SELECT id, emb, vec_encode('int8', emb) AS code FROM docs")
+    execute("DROP TABLE docs")
     columns = "model := 'int8', code := 'code', rerank := 'emb', k := 10"
-    search = f"SELECT id FROM vec_search('docs', $q, {columns})"
-    builtin = f"SELECT id FROM docs ORDER BY array_cosine_distance(emb, $q::FLOAT[{dim}]) LIMIT 10"
+    search = f"SELECT id FROM vec_search('coded', $q, {columns})"
+    builtin = f"SELECT id FROM coded ORDER BY array_cosine_distance(emb, $q::FLOAT[{dim}]) LIMIT 10"
     rng = np.random.default_rng(1)
     queries = X[rng.integers(0, rows, 20)] + np.float32(0.03) * rng.standard_normal((20, dim), dtype=np.float32)
     hits = [len({*execute(search, q=q.tobytes())} & {*execute(builtin, q=q.tolist())}) / 10 for q in queries]
