@@ -16,6 +16,7 @@ from vecpipe.bench.timing import Line, PeakMemory, medians, show
 
 _BATCH = 2_048
 _FIT_ROWS = 8_192
+_SEARCHES = 15
 
 
 def run(rows: int, dim: int, runs: int, console: Console) -> list[Line]:
@@ -78,7 +79,8 @@ def run(rows: int, dim: int, runs: int, console: Console) -> list[Line]:
             "search": partial(execute, search, q=queries[0].tobytes()),
             "builtin": partial(execute, builtin, q=queries[0].tolist()),
         },
-        max(runs, 5),
+        _SEARCHES,
+        pause=0.0,
     )
     lines = [
         Line(
