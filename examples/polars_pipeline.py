@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
+import vecpipe.polars  # noqa: F401 - registers .vec
+
 ROWS, DIM = 5_000, 128
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else tempfile.mkdtemp())
 
