@@ -110,6 +110,13 @@ def to_rows(
     return Rows(rows.values, rows.valid, rows.nulls, rows.invalid + int(ragged.size))
 
 
+def flat_array(data: Any) -> Any:
+    """Return an Arrow array or chunked array as one array; a single chunk is not copied."""
+    if not isinstance(data, pa.ChunkedArray):
+        return data
+    return data.chunk(0) if data.num_chunks == 1 else data.combine_chunks()
+
+
 def _arrow(data: Any, column: str) -> Any:
     """Return one flat Arrow list array, whatever was given."""
     if hasattr(data, "to_arrow") and not isinstance(data, pa.Array | pa.ChunkedArray):
@@ -121,8 +128,7 @@ def _arrow(data: Any, column: str) -> Any:
             data = _from_python(data, column)
         else:
             raise InputError(f"{column}: expected a column of vectors, got {type(data).__name__}")
-    if isinstance(data, pa.ChunkedArray):
-        data = data.chunk(0) if data.num_chunks == 1 else data.combine_chunks()
+    data = flat_array(data)
     if isinstance(data, pa.ExtensionArray):
         data = data.storage
     if pa.types.is_dictionary(data.type):
@@ -397,8 +403,7 @@ def from_codes(data: Any, width: int, *, column: str = "code") -> tuple[Bytes, M
         return np.ascontiguousarray(data), None
     if not isinstance(data, pa.Array | pa.ChunkedArray):
         data = _from_python(data, column)
-    if isinstance(data, pa.ChunkedArray):
-        data = data.chunk(0) if data.num_chunks == 1 else data.combine_chunks()
+    data = flat_array(data)
     if pa.types.is_null(data.type):
         return np.zeros((len(data), width), np.uint8), np.zeros(len(data), bool)
     if pa.types.is_fixed_size_list(data.type) and data.type.value_type == pa.uint8():
@@ -457,8 +462,7 @@ def to_sets(
     InputError
         Not lists of vectors, or a vector that breaks a rule of ``to_rows``.
     """
-    if isinstance(data, pa.ChunkedArray):
-        data = data.chunk(0) if data.num_chunks == 1 else data.combine_chunks()
+    data = flat_array(data)
     if not (pa.types.is_list(data.type) or pa.types.is_large_list(data.type)) or not _is_list(data.type.value_type):
         raise InputError(f"{column}: expected lists of vectors, got {data.type}")
     valid = None if data.null_count == 0 else np.asarray(data.is_valid().to_numpy(zero_copy_only=False))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import threading
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from vecpipe.arrays import Float64, OnInvalid, Rows, to_rows
 from vecpipe.blocks import NotFiniteError
 from vecpipe.errors import FitError, InputError
 from vecpipe.kernels import one_blas_thread
+from vecpipe.ordered import in_order
 from vecpipe.pipeline import Model, fit_sketch, needs_sample
 from vecpipe.sketch import Sketch
 from vecpipe.sources import Source, open_source, vector_column
@@ -120,8 +121,6 @@ def sketch_source(
     name = vector_column(source.schema, column)
     workers = threads or min(os.cpu_count() or 1, 8)
     sketch: Sketch | None = None
-    slots = threading.Semaphore(2 * workers)
-    pending: list[Future[None]] = []
     row = 0
 
     # The sketch looks at every number anyway: rows that are not finite are an error it finds without another pass.
@@ -131,19 +130,18 @@ def sketch_source(
         data = batch.column(name)
         return to_rows(data, column=name, dim=dim, on_invalid=on_invalid, first_row=first, check_finite=check)
 
-    def work(sketch: Sketch, batch: Any, first: int) -> None:
+    def work(sketch: Sketch, batch: Any, first: int) -> int:
+        rows = read(batch, sketch.dim, first, check=checked)
+        weights = None if weight is None else _weights(batch, weight, first, rows)
         try:
-            rows = read(batch, sketch.dim, first, check=checked)
-            weights = None if weight is None else _weights(batch, weight, first, rows)
-            try:
-                sketch.add(rows, weights)
-            except NotFiniteError:
-                read(batch, sketch.dim, first, check=True)
-                raise
-        finally:
-            slots.release()
+            sketch.add(rows, weights)
+        except NotFiniteError:
+            read(batch, sketch.dim, first, check=True)
+            raise
+        return first + len(rows)
 
-    with one_blas_thread(), ThreadPoolExecutor(workers, "vecpipe-fit") as pool:
+    def calls() -> Iterator[Callable[[], int]]:
+        nonlocal sketch, row
         for batch in source.batches:
             if batch.num_rows == 0:
                 continue
@@ -154,28 +152,16 @@ def sketch_source(
                     continue
                 sketch = Sketch(first.dim, keep_sample=keep_sample)
                 sketch.nulls += row
-            slots.acquire()
-            pending = [*_unfinished(pending), pool.submit(work, sketch, batch, row)]
+            yield partial(work, sketch, batch, row)
             row += batch.num_rows
-            if progress is not None:
-                progress(row, source.rows)
-        for future in pending:
-            future.result()
+
+    with one_blas_thread(), ThreadPoolExecutor(workers, "vecpipe-fit") as pool:
+        for done in in_order(pool, calls(), 2 * workers):
+            if progress is not None and done is not None:
+                progress(done, source.rows)
     if sketch is None:
         raise FitError(f"{name}: there are no vectors to fit from ({row} rows, all NULL)")
     return sketch
-
-
-def _unfinished(pending: list[Future[None]]) -> list[Future[None]]:
-    """Return the tasks still under way; raises the error of the earliest rows, whichever thread met one first."""
-    left = []
-    for task in pending:
-        if not task.done():
-            left.append(task)
-        elif task.exception() is not None:
-            for earlier in pending:
-                earlier.result()
-    return left
 
 
 def _weights(batch: Any, weight: str, row: int, rows: Rows) -> Float64:

@@ -13,6 +13,11 @@ CREATE OR REPLACE MACRO vec_score(code, query) AS
 CREATE OR REPLACE MACRO vec_exact(v, query) AS
     _vec_exact(v, query);
 
+-- Whether the model that a search was planned with is the newest that its transaction sees; an error where it is not.
+CREATE OR REPLACE MACRO _vec_planned_with_newest(wanted, q, metric) AS
+    _vec_is_newest(
+        _vec_query(wanted, q, metric), (SELECT max(m.version) FROM vecpipe.models AS m WHERE m.name = wanted));
+
 -- The k rows of a table (or view, or CTE) nearest to q, with their score.
 --   code    column of codes, scored through the model
 --   rerank  column of raw vectors: the k * oversample best by code are scored again, exactly
@@ -47,9 +52,7 @@ CREATE OR REPLACE MACRO vec_search
         ORDER BY _vec_score DESC NULLS LAST
         LIMIT k
     )
-    WHERE _vec_score IS NOT NULL AND _vec_is_newest(
-              _vec_query(model, q, metric),
-              (SELECT max(m.version) FROM vecpipe.models AS m WHERE m.name = model))
+    WHERE _vec_score IS NOT NULL AND _vec_planned_with_newest(model, q, metric)
     ORDER BY _vec_score DESC
 ),
 -- by code, then exactly; either may be NULL
@@ -76,9 +79,7 @@ CREATE OR REPLACE MACRO vec_search
         )
     )
     WHERE _vec_score IS NOT NULL
-      AND (model IS NULL OR code IS NULL OR _vec_is_newest(
-              _vec_query(model, q, metric),
-              (SELECT max(m.version) FROM vecpipe.models AS m WHERE m.name = model)))
+      AND (model IS NULL OR code IS NULL OR _vec_planned_with_newest(model, q, metric))
     ORDER BY _vec_score DESC
     LIMIT k
 ),
@@ -111,9 +112,7 @@ CREATE OR REPLACE MACRO vec_search
             WHERE _vec_coarse IS NOT NULL
         )
     )
-    WHERE _vec_score IS NOT NULL AND _vec_is_newest(
-              _vec_query(model, q, metric),
-              (SELECT max(m.version) FROM vecpipe.models AS m WHERE m.name = model))
+    WHERE _vec_score IS NOT NULL AND _vec_planned_with_newest(model, q, metric)
     ORDER BY _vec_score DESC, _vec_tie
     LIMIT k
 ),
@@ -143,9 +142,7 @@ CREATE OR REPLACE MACRO vec_search
         )
     )
     WHERE _vec_score IS NOT NULL
-      AND (model IS NULL OR code IS NULL OR _vec_is_newest(
-              _vec_query(model, q, metric),
-              (SELECT max(m.version) FROM vecpipe.models AS m WHERE m.name = model)))
+      AND (model IS NULL OR code IS NULL OR _vec_planned_with_newest(model, q, metric))
     ORDER BY _vec_score DESC, _vec_tie
     LIMIT k
 ),

@@ -25,9 +25,7 @@ CREATE OR REPLACE MACRO vec_search_range
         FROM query_table(source)
     )
     WHERE _vec_score >= min_score
-      AND _vec_is_newest(
-              _vec_query(model, q, metric),
-              (SELECT max(m.version) FROM vecpipe.models AS m WHERE m.name = model))
+      AND _vec_planned_with_newest(model, q, metric)
     ORDER BY _vec_score DESC
 ),
 -- by code, then exactly
@@ -44,8 +42,6 @@ CREATE OR REPLACE MACRO vec_search_range
         WHERE _vec_coarse >= min_score - margin
     )
     WHERE _vec_score >= min_score
-      AND _vec_is_newest(
-              _vec_query(model, q, metric),
-              (SELECT max(m.version) FROM vecpipe.models AS m WHERE m.name = model))
+      AND _vec_planned_with_newest(model, q, metric)
     ORDER BY _vec_score DESC
 );

@@ -30,11 +30,7 @@ CREATE OR REPLACE MACRO vec_search_stages(
         WHERE _vec_fine IS NOT NULL
     )
     WHERE _vec_score IS NOT NULL
-      AND _vec_is_newest(
-              _vec_query(models[1], q, metric),
-              (SELECT max(m.version) FROM vecpipe.models AS m WHERE m.name = models[1]))
-      AND _vec_is_newest(
-              _vec_query(models[2], q, metric),
-              (SELECT max(m.version) FROM vecpipe.models AS m WHERE m.name = models[2]))
+      AND _vec_planned_with_newest(models[1], q, metric)
+      AND _vec_planned_with_newest(models[2], q, metric)
     ORDER BY _vec_score DESC
     LIMIT k;

@@ -74,7 +74,8 @@ class Candidates:
     def __init__(self, Q: Float32, k: int, metric: Metric, model: Model | None = None) -> None:
         self.k, self.metric, self.model = k, metric, model
         self.Q = Q
-        self._wide_norms = np.sqrt(np.vecdot(Q.astype(np.float64), Q.astype(np.float64)))
+        wide = Q.astype(np.float64)
+        self._wide_norms = np.sqrt(np.vecdot(wide, wide))
         self._best = np.full((len(Q), k), -np.inf, np.float32)
         self._lock = threading.Lock()
         self._scaled = Q
@@ -232,7 +233,8 @@ def _norms(X: Float32) -> Float64:
         squares = np.vecdot(X, X).astype(np.float64)
     odd = np.flatnonzero(~((squares > 1e-30) & (squares < 1e38)))
     if odd.size:
-        squares[odd] = np.vecdot(X[odd].astype(np.float64), X[odd].astype(np.float64))
+        wide = X[odd].astype(np.float64)
+        squares[odd] = np.vecdot(wide, wide)
     return np.asarray(np.sqrt(squares))
 
 

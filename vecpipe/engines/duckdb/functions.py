@@ -24,6 +24,7 @@ from vecpipe.arrays import (
     Rows,
     even_offsets,
     finite_rows,
+    flat_array,
     from_codes,
     to_codes,
     to_rows,
@@ -122,8 +123,7 @@ def constant(column: Any, what: str) -> Any:
 
 def _groups(column: Any) -> Iterator[tuple[Any, npt.NDArray[np.int64] | None]]:
     """Return each distinct value with the rows that hold it (None for all rows)."""
-    array = column.chunk(0) if isinstance(column, pa.ChunkedArray) and column.num_chunks == 1 else column
-    array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+    array = flat_array(column)
     if pa.types.is_null(array.type):
         return
     if _is_one_text(array):

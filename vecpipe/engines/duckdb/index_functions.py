@@ -63,10 +63,9 @@ def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
                 raise SpecError(
                     f"vec_search: k * oversample is {most!r} and nprobe {cells!r}; expected whole numbers of at least 1"
                 )
-            if asked.dim != indexes.get(one).index.model.dim:
-                raise InputError(
-                    f"vec_search: q has {asked.dim} dimensions, the index holds {indexes.get(one).index.model.dim}"
-                )
+            dim = indexes.get(one).index.model.dim
+            if asked.dim != dim:
+                raise InputError(f"vec_search: q has {asked.dim} dimensions, the index holds {dim}")
             keys.append(indexes.find(one, asked.values[at], most, metric_named(measure), cells))
         return pa.array(keys, pa.string())
 

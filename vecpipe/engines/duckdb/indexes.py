@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -90,24 +90,32 @@ class Indexes:
             sql = f"SELECT rowid AS row, {quoted} AS v FROM {source}"
             cells = CellModel(model) if has_cells(model) else None
             rows, codes, places = [], [], []
-            last, mark = -1, ""
+            last, mark, size = -1, "", 0
 
-            def encode(batch: Any) -> tuple[Any, ...]:
-                read = to_rows(batch.column("v"), column=column, dim=model.dim, first_row=0)
+            def encode(batch: Any, first: int) -> tuple[Any, ...]:
+                read = to_rows(batch.column("v"), column=column, dim=model.dim, first_row=first)
                 packed, valid = model.encode(read.values, read.valid)
                 cell = None
                 if cells is not None:
                     cell, there = cells.assign(read.values, read.valid)
                     valid = there if valid is None else valid & there
-                numbers = batch.column("row").to_numpy()
-                kept = slice(None) if valid is None else np.flatnonzero(valid)
-                tail = (int(numbers[kept][-1]), _digest(read.values[kept][-1])) if len(numbers[kept]) else None
-                return numbers[kept], packed[kept], None if cell is None else cell[kept], tail
+                kept = np.arange(len(read)) if valid is None else np.flatnonzero(valid)
+                numbers = batch.column("row").to_numpy()[kept]
+                tail = (int(numbers[-1]), _digest(read.values[kept[-1]])) if len(kept) else None
+                if len(kept) < len(read):
+                    packed, cell = packed[kept], None if cell is None else cell[kept]
+                return numbers, packed, cell, tail
+
+            def calls() -> Iterator[Callable[[], tuple[Any, ...]]]:
+                first = 0
+                for batch in open_source(cursor, sql).batches:
+                    if batch.num_rows:
+                        yield partial(encode, batch, first)
+                    first += batch.num_rows
 
             threads = os.cpu_count() or 1
-            calls = (partial(encode, batch) for batch in open_source(cursor, sql).batches if batch.num_rows)
             with one_blas_thread(), ThreadPoolExecutor(threads, "vecpipe-index") as pool:
-                for part in in_order(pool, calls, 2 * threads):
+                for part in in_order(pool, calls(), 2 * threads):
                     assert part is not None
                     number, packed, cell, tail = part
                     rows.append(number)
@@ -116,7 +124,8 @@ class Indexes:
                         places.append(cell)
                     if tail is not None and tail[0] > last:
                         last, mark = tail
-                    self._refuse_too_much(name, sum(part.nbytes for part in codes))
+                    size += packed.nbytes
+                    self._refuse_too_much(name, size)
             cursor.commit()
         finally:
             cursor.close()

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vecpipe.arrays import Bytes, Float32, Mask, from_codes, to_rows
+from vecpipe.arrays import Bytes, Float32, Mask, flat_array, from_codes, to_rows
 from vecpipe.engines.duckdb import handles
 from vecpipe.engines.duckdb.functions import Scalar
 from vecpipe.errors import InputError, SpecError
@@ -46,7 +46,9 @@ class Join:
             else:
                 yield np.flatnonzero(valid), None
             return
-        codes = pc.index_in(_flat(keys).cast(self.keys.type), self.keys).fill_null(-1).to_numpy(zero_copy_only=False)
+        codes = (
+            pc.index_in(flat_array(keys).cast(self.keys.type), self.keys).fill_null(-1).to_numpy(zero_copy_only=False)
+        )
         if valid is not None:
             codes = np.where(valid, codes, -1)
         order = np.argsort(codes, kind="stable")
@@ -65,12 +67,6 @@ def scalars() -> Iterator[Scalar]:
         yield Scalar(name, arguments, returns, "Behind vec_knn_join.", function, volatile=True)
 
 
-def _flat(column: Any) -> Any:
-    if not isinstance(column, pa.ChunkedArray):
-        return column
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-
-
 def _whole_number(value: Any, least: int) -> int:
     if not isinstance(value, int) or value < least:
         raise SpecError(f"vec_knn_join: k is {value!r}; expected a whole number of at least {least}")
@@ -80,7 +76,7 @@ def _whole_number(value: Any, least: int) -> int:
 def _gather(vectors: Any, keys: Any, model: Any, k: Any, metric: Any) -> Any:
     made: list[str | None] = []
     for lists, texts, handle, kept, name in zip(
-        _flat(vectors), _flat(keys), model.to_pylist(), k.to_pylist(), metric.to_pylist(), strict=True
+        flat_array(vectors), flat_array(keys), model.to_pylist(), k.to_pylist(), metric.to_pylist(), strict=True
     ):
         if not lists.is_valid:
             made.append(None)
@@ -109,7 +105,7 @@ def _offer(handle: Any, ids: Any, v: Any, key: Any) -> Any:
     values, valid = _rows(join.candidates, v)
 
     def rank() -> npt.NDArray[np.int64]:
-        flat = _flat(ids)
+        flat = flat_array(ids)
         try:
             order = pc.array_sort_indices(flat).to_numpy()
         except pa.ArrowException:
