@@ -14,7 +14,7 @@ from vecpipe.errors import InputError
 from vecpipe.moments import BlockSums
 from vecpipe.sample import Hashes, hash_sums, mix_hashes
 
-_PIECE_BYTES = 384 << 10
+_PIECE_BYTES = 1536 << 10
 
 
 class NotFiniteError(InputError):

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from typing import Any
 
@@ -60,7 +59,7 @@ class _BlasGuard:
         self._left = 0.0
         self._waiting = False
 
-    def enter(self) -> None:
+    def __enter__(self) -> None:
         with self._lock:
             self._depth += 1
             if self._before is None:
@@ -69,7 +68,7 @@ class _BlasGuard:
                 for library in libraries:
                     _set_threads(library, 1)
 
-    def leave(self) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._lock:
             self._depth -= 1
             self._left = time.monotonic()
@@ -99,14 +98,9 @@ class _BlasGuard:
 _GUARD = _BlasGuard()
 
 
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
+def one_blas_thread() -> AbstractContextManager[None]:
     """Hold BLAS at one thread while the caller is one of several threads that compute."""
-    _GUARD.enter()
-    try:
-        yield
-    finally:
-        _GUARD.leave()
+    return _GUARD
 
 
 def affine(X: Float32, matrix: Float64 | Float32, offset: Float64 | Float32, *, stable: bool = False) -> Float32:

@@ -78,8 +78,7 @@ class Totals(Aggregate):
             if home.width != part.width:
                 raise InputError(f"{self.where(first)} has {part.width} dimensions, expected {home.width}")
             if total is not None:
-                heavy = float(len(values)) if weights is None else float(weights.sum())
-                home.join(local, total[None, :], np.array([heavy]))
+                home.add_total(int(local[0]), total, len(values) if weights is None else float(weights.sum()))
             elif at is None:
                 home.add(local, values, weights)
             else:
@@ -221,6 +220,8 @@ class Gathered(Aggregate):
             raise SpecError(f"{self.name}: {two_specs(specs[0], specs[1])}")
         for home, at, local in by_arena(ids):
             assert isinstance(home, RowArena)
+            if which is None and len(local) == 1 and home.spec_bytes(int(local[0])) == specs[0]:
+                continue  # as for every chunk of a group but the first
             for spec in specs:
                 if spec not in home.specs:
                     parse(spec.decode())

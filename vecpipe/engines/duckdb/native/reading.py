@@ -217,14 +217,27 @@ class Reader:
             for row, size, address in zip(rows.tolist(), sizes, addresses, strict=True)
         ]
 
+    def _only_string(self, vector: int, count: int) -> bytes | None:
+        """Return the value that all entries point to, none of them NULL; None where entries differ.
+
+        Compared as bytes: it is asked for every chunk, and NumPy would hand the interpreter's lock around for it.
+        """
+        entries = ctypes.string_at(self.api.vector_get_data(vector), 16 * count)
+        if entries != entries[:16] * count:
+            return None
+        size = int.from_bytes(entries[:4], "little")
+        if size <= 12:
+            return entries[4 : 4 + size]
+        return ctypes.string_at(int.from_bytes(entries[8:16], "little"), size)
+
     def constant_strings(self, vector: int, count: int) -> tuple[list[bytes], NDArray[np.intp] | None]:
         """Read a VARCHAR column that is expected to be constant.
 
         Returns the distinct values and, when there are several, the index of each row's value.
         """
-        words = array_at(self.api.vector_get_data(vector), 2 * count, "<u8").reshape(count, 2)
-        if (words == words[0]).all():
-            return self.strings(vector, np.zeros(1, np.int64)), None
+        one = self._only_string(vector, count)
+        if one is not None:
+            return [one], None
         values = self.strings(vector, np.arange(count))
         distinct = sorted(set(values))
         if len(distinct) == 1:
@@ -236,10 +249,8 @@ class Reader:
         """Return each distinct value of a VARCHAR column with its rows (None for all); NULL rows are left out."""
         valid = self.validity(vector, count)
         if valid is None:
-            entries = ctypes.string_at(self.api.vector_get_data(vector), 16 * count)
-            if entries == entries[:16] * count:
-                size = int.from_bytes(entries[:4], "little")
-                one = entries[4 : 4 + size] if size <= 12 else self.strings(vector, np.zeros(1, np.int64))[0]
+            one = self._only_string(vector, count)
+            if one is not None:
                 return [(one, None)]
         rows = np.arange(count) if valid is None else np.flatnonzero(valid)
         found: dict[bytes, list[int]] = {}

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from vecpipe.engines.duckdb.native.slots import TABLE, Arena, Locals, States, by_arena, claim, release, split
 from vecpipe.errors import InputError
-from vecpipe.kernels import one_blas_thread
 
 F64 = NDArray[np.float64]
 
@@ -51,7 +50,7 @@ def quick_sum(values: NDArray[np.float32]) -> F64:
     whole = count // _QUICK_ROWS * _QUICK_ROWS
     if whole < 4 * _QUICK_ROWS or not values.flags.c_contiguous:
         return reduce_rows(np.add, values)
-    with one_blas_thread(), np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         narrow = np.matmul(_ONES, values[:whole].reshape(-1, _QUICK_ROWS, width))
     total = np.add.reduce(narrow[:, 0], axis=0, dtype=np.float64)
     if whole < count:
@@ -120,21 +119,24 @@ class SumArena(Arena):
         """Add (n, d) rows, each times its weight; ``local`` has one entry when all have one slot."""
         with self.lock:
             if len(local) == 1:
-                at = int(local[0])
                 total = reduce_rows(self.ufunc, values) if weight is None else weighted_sum(values, weight)
-                self.table[at] = self.ufunc(self.table[at], total)
-                self.weight[at] += len(values) if weight is None else float(weight.sum())
+                self.add_total(int(local[0]), total, len(values) if weight is None else float(weight.sum()))
                 return
             np.add.at(self.weight, local, 1.0 if weight is None else weight)
             self._add_groups(local, values if weight is None else values * weight[:, None])
+
+    def add_total(self, slot: int, total: F64, weight: float) -> None:
+        """Add a (d,) total to one slot."""
+        with self.lock:
+            row = self.table[slot]
+            self.ufunc(row, total, out=row)
+            self.weight[slot] += weight
 
     def join(self, local: Locals, totals: F64, weight: F64) -> None:
         """Add totals that other slots had."""
         with self.lock:
             if len(local) == 1:
-                at = int(local[0])
-                self.table[at] = self.ufunc(self.table[at], self.ufunc.reduce(totals, axis=0))
-                self.weight[at] += float(weight.sum())
+                self.add_total(int(local[0]), self.ufunc.reduce(totals, axis=0), float(weight.sum()))
                 return
             np.add.at(self.weight, local, weight)
             self._add_groups(local, totals)
