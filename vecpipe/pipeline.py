@@ -237,6 +237,23 @@ class Model:
         codes, _ = from_codes(np.asarray(items), self.bytes_per_vector)
         return self.coding.score(queries, codes)
 
+    def query_bits(self, queries: Queries) -> tuple[Bytes, Mask]:
+        """Return the sign bits of prepared queries, to be held against codes by the number of bits that differ.
+
+        Returns
+        -------
+        Bits ``(m, B) uint8``, and which of the queries have some, ``(m,) bool``.
+
+        Raises
+        ------
+        CapabilityError
+            The codes of this model are not sign bits.
+        """
+        if self.codec is None or not self.codec.sign_bits:
+            raise CapabilityError(f"{self.spec!r} does not write sign bits; fit a spec that ends in binary")
+        known: Mask = np.asarray(~np.isnan(queries.moved).any(axis=1) & queries.moved.any(axis=1))
+        return self.codec.encode(np.nan_to_num(queries.moved)), known
+
     def score_codes(self, a: Bytes | Float32, b: Bytes | Float32, metric: Metric = "cosine") -> Float32:
         """Return ``(n,) float32`` scores of the vectors that two columns of codes stand for, row by row.
 

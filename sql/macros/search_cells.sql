@@ -64,10 +64,10 @@ CREATE OR REPLACE MACRO vec_cells_report(source, cell, vectors, model) AS TABLE
 --   queries, q  a table of queries and its column of vectors; vectors is the column of raw vectors of the table
 --   the others  as in vec_search
 CREATE OR REPLACE MACRO vec_recall(
-    source, queries, vectors, q := NULL, model := NULL, code := NULL, rerank := NULL, cell := NULL, nprobe := 16,
-    k := 10, oversample := 4, metric := 'cosine', sample := 200
+    source, queries, vectors, q := NULL, model := NULL, code := NULL, bits := NULL, rerank := NULL, cell := NULL,
+    nprobe := 16, k := 10, oversample := NULL, metric := 'cosine', sample := 200
 ) AS TABLE
     SELECT unnest(_vec_recall(source, queries, vectors, coalesce(q, vectors), sample, {
-        'model': model, 'code': code, 'rerank': rerank, 'cell': cell, 'nprobe': nprobe, 'k': k,
+        'model': model, 'code': code, 'bits': bits, 'rerank': rerank, 'cell': cell, 'nprobe': nprobe, 'k': k,
         'oversample': oversample, 'metric': metric
     }));

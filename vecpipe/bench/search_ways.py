@@ -1,4 +1,4 @@
-"""The ways to search a DuckDB table that ``vecpipe bench search`` measures: exactly, by codes, cells and index."""
+"""The ways to search a DuckDB table that ``vecpipe bench search`` measures: exactly, by codes, bits, cells, index."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from vecpipe.bench.settings import Setting, ask_in_turns, cheapest
 from vecpipe.metrics.retrieval import nearest
 
 WARM = 5
-EXACT, CODES, CELLS, INDEX = "DuckDB ORDER BY", "vec_search codes", "vec_search cells", "vec_search index"
+EXACT, CODES, BITS = "DuckDB ORDER BY", "vec_search codes", "vec_search bits"
+CELLS, INDEX = "vec_search cells", "vec_search index"
+OVERSAMPLES = (4, 8, 16, 32, 64, 100)
 PROBES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 _CHUNK = 50_000
 _MARGIN = 0.01
@@ -60,11 +62,14 @@ class Searched:
             self.con.unregister("vecpipe_chunk")
         spec = f"normalize | cells({cell_count(self.rows)}) | int8"
         fit = self._seconds(f"SELECT vec_fit_query('docs', '{spec}', 'SELECT emb FROM given')")
-        columns = "vec_encode('docs', emb) AS code, vec_cell('docs', emb) AS cell"
+        signs = self._seconds("SELECT vec_fit_query('signs', 'center | rotate | binary', 'SELECT emb FROM given')")
+        columns = (
+            "vec_encode('docs', emb) AS code, vec_cell('docs', emb) AS cell, vec_encode('signs', emb)::BIT AS bits"
+        )
         store = self._seconds(f"CREATE TABLE docs AS SELECT id, emb, {columns} FROM given ORDER BY cell")
         self.con.execute("DROP TABLE given")
         index = self._seconds("SELECT vec_index('docs', 'docs', 'docs')")
-        self.builds = {EXACT: 0.0, CODES: fit + store, CELLS: fit + store, INDEX: fit + index}
+        self.builds = {EXACT: 0.0, CODES: fit + store, BITS: signs + store, CELLS: fit + store, INDEX: fit + index}
 
     def _seconds(self, sql: str) -> float:
         start = time.perf_counter()
@@ -74,26 +79,24 @@ class Searched:
     def ladders(self, k: int) -> list[list[Setting]]:
         """Return for each way to search its settings, cheapest first."""
         codes = f"model := 'docs', code := 'code', rerank := 'emb', k := {k}"
+        bits = f"model := 'signs', bits := 'bits', rerank := 'emb', k := {k}"
         index = f"index := 'docs', rerank := 'emb', k := {k}"
         probes = [count for count in PROBES if count <= cell_count(self.rows)]
 
         def setting(group: str, name: str, sql: str) -> Setting:
             return Setting(group, name, partial(self._ask, sql, group != EXACT), self.builds[group], k=k)
 
-        def searches(group: str, arguments: str) -> list[Setting]:
-            return [
-                setting(
-                    group, f"nprobe {n}", f"SELECT id FROM vec_search('docs', $q::BLOB, {arguments}, nprobe := {n})"
-                )
-                for n in probes
-            ]
+        def searches(group: str, arguments: str, knob: str, values: Sequence[int]) -> list[Setting]:
+            sql = f"SELECT id FROM vec_search('docs', $q::BLOB, {arguments}, {knob} := {{}})"
+            return [setting(group, f"{knob} {n}", sql.format(n)) for n in values]
 
         order = f"SELECT id FROM docs ORDER BY array_cosine_distance(emb, $q::FLOAT[{self.dim}]) LIMIT {k}"
         return [
             [setting(EXACT, "exact", order)],
             [setting(CODES, "int8, rerank", f"SELECT id FROM vec_search('docs', $q::BLOB, {codes})")],
-            searches(CELLS, f"{codes}, cell := 'cell'"),
-            searches(INDEX, index),
+            searches(BITS, bits, "oversample", OVERSAMPLES),
+            searches(CELLS, f"{codes}, cell := 'cell'", "nprobe", probes),
+            searches(INDEX, index, "nprobe", probes),
         ]
 
     def _ask(self, sql: str, as_blob: bool, q: Float32) -> list[int]:

@@ -165,6 +165,8 @@ class Codec(Operator):
         Whether a zero vector has no code.
     lengthless : bool
         Whether codes hold directions without a length, so that steps before cannot be undone from them.
+    sign_bits : bool
+        Whether codes are bits of which few differ where vectors are close.
     noise : float
         Squared length of a decoded vector below which it cannot be told from zero.
     """
@@ -172,6 +174,7 @@ class Codec(Operator):
     family: ClassVar[str] = "quantise"
     direction_only: ClassVar[bool] = False
     lengthless: ClassVar[bool] = False
+    sign_bits: ClassVar[bool] = False
 
     @property
     def noise(self) -> float:

@@ -227,6 +227,7 @@ class Binary(Codec):
     stateless = True
     direction_only = True
     lengthless = True
+    sign_bits = True
 
     def code_bytes(self, dim: int) -> int:
         """Return d / 8, rounded up."""

@@ -36,7 +36,7 @@ _AUDIT = pa.struct(
     ]
 )
 _RETURNS = "STRUCT(queries INTEGER, k INTEGER, recall DOUBLE, low DOUBLE, high DOUBLE, worst DOUBLE, search_ms DOUBLE)"
-_SETTINGS = ("model", "code", "rerank", "cell", "nprobe", "k", "oversample", "metric")
+_SETTINGS = ("model", "code", "bits", "rerank", "cell", "nprobe", "k", "oversample", "metric")
 
 
 def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
