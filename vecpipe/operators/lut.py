@@ -115,6 +115,11 @@ class ByteTables:
                     target[:] = picked.reshape(len(block), run.count * flat.shape[1]).view(self.words.dtype)
         return out
 
+    def rows(self, codes: Bytes) -> npt.NDArray[Any]:
+        """Return the words of every byte without gaps between them: (n, b) uint8 -> (n, k) of the words' type."""
+        near = self.gather(codes)
+        return near if self.width == len(self.columns) else near.take(self.columns, axis=1, mode="clip")
+
     def tables(self, queries: Float32) -> Float32:
         """Return the inner product of each query with each word: (m, k) -> (m, b, 256) float32."""
         products = queries[:, None, :] * self.words[None].astype(np.float32)

@@ -34,6 +34,7 @@ _SCALE_FROM_BYTES = 8
 _NORM = 4000.0
 _FEW_QUERIES = 3
 _ROWS = 1024
+_ENCODED_ROWS = 512
 _TRAINING_ROWS = 16_384
 _ROUNDS = 8
 _WORD_PRIOR = 0.25
@@ -160,6 +161,7 @@ class TransformCode(Codec):
         self._tables = ByteTables(state["words"], sizes)
         self._basis = state["basis"].astype(np.float32)
         self._weight = state["step"] * state["step"]
+        self._measured = state["step"] * state["unit"]
         self._bytes_used = len(sizes)
         # Scale byte 0 is the scale 0, for vectors that equal the mean; 1..255 are even steps of the logarithm.
         ladder = np.linspace(low, high, 255)
@@ -169,40 +171,42 @@ class TransformCode(Codec):
 
     # Rows ------------------------------------------------------------------------------------------------
 
-    def _project(self, block: Float32) -> Float32:
-        """Return coordinates on the coded axes in steps of the words; exact up to rounding of the centred row.
+    def _project(self, block: Float32, whole: Float32, out: Float32) -> None:
+        """Write coordinates on the coded axes, each in a unit of its own; exact up to rounding of the centred row.
 
         Row and basis are whole numbers with norms of 4,000 at most, so every partial sum is below 2^24 and float32
-        adds them exactly, in any order: the result does not depend on the batch.
+        adds them exactly, in any order: the result does not depend on the batch. ``whole`` is overwritten.
         """
-        centred = block - self.state["mean"]
-        norm = np.sqrt((centred * centred).sum(axis=1, keepdims=True))
+        np.subtract(block, self.state["mean"], out=whole)
+        norm = np.sqrt(np.einsum("ij,ij->i", whole, whole))[:, None]
         factor = np.float32(_NORM) / np.maximum(norm, np.float32(1e-30))
-        whole = np.rint(centred * factor)
-        coordinates: Float32 = (whole @ self._basis) * self.state["unit"]
-        coordinates /= factor
-        return coordinates
+        whole *= factor
+        np.rint(whole, out=whole)
+        np.matmul(whole, self._basis, out=out)
+        out *= np.float32(1) / factor
 
     def _quantise(self, X: Float32) -> tuple[Bytes, Float32]:
         """Return word bytes ``(n, b)`` and the log of the exact scale ``(n,)``, -inf for the mean itself."""
         if self._searches is None:
-            self._searches = make_searches(self.state["words"], self._tables.sizes, self._weight)
+            self._searches = make_searches(self.state["words"], self._tables.sizes, self._weight, self.state["unit"])
         codes = np.empty((len(X), self._bytes_used), dtype=np.uint8)
-        logs = np.zeros(len(X), dtype=np.float32)
-        for start in range(0, len(X), _ROWS):
-            z = self._project(X[start : start + _ROWS])
-            part = codes[start : start + len(z)]
+        own, cross = np.ones(len(X), dtype=np.float32), np.ones(len(X), dtype=np.float32)
+        size = min(len(X), _ENCODED_ROWS)
+        centred, coordinates = np.empty((size, self.dim), np.float32), np.empty((size, len(self._weight)), np.float32)
+        for start in range(0, len(X), size):
+            block = X[start : start + size]
+            rows, z = slice(start, start + len(block)), coordinates[: len(block)]
+            self._project(block, centred[: len(block)], z)
             for search in self._searches:
-                search(z, part)
+                search(z, codes[rows])
             if self._has_scale:
-                near = self._tables.gather(part)[:, self._tables.columns]
-                weighted = z * self._weight
-                own = (weighted * z).sum(axis=1)
-                cross = (weighted * near).sum(axis=1)
-                ratio = own / np.maximum(cross, np.float32(1e-30))
-                exact = np.log(np.where((cross > 0) & (own > 0), ratio, np.float32(1.0)).astype(np.float64))
-                logs[start : start + len(z)] = np.where(own > 0, exact, -np.inf)
-        return codes, logs
+                z *= self._measured
+                np.einsum("ij,ij->i", z, z, out=own[rows])
+                z *= self.state["step"]
+                np.einsum("ij,ij->i", z, self._tables.rows(codes[rows]).astype(np.float32), out=cross[rows])
+        ratio = own / np.maximum(cross, np.float32(1e-30))
+        logs = np.log(np.where((cross > 0) & (own > 0), ratio, np.float32(1.0)).astype(np.float64))
+        return codes, np.where(own > 0, logs, -np.inf).astype(np.float32)
 
     def encode(self, X: Float32) -> Bytes:
         """Return ``(n, bytes) uint8``."""
@@ -218,7 +222,7 @@ class TransformCode(Codec):
         out = np.empty((len(codes), self.dim), dtype=np.float32)
         for start in range(0, len(codes), _ROWS):
             block = codes[start : start + _ROWS]
-            near = self._tables.gather(block[:, : self._bytes_used])[:, self._tables.columns].astype(np.float32)
+            near = self._tables.rows(block[:, : self._bytes_used]).astype(np.float32)
             if self._has_scale:
                 near *= self._scales[block[:, -1]][:, None]
             out[start : start + len(block)] = near @ self.state["backward"] + self.state["mean"]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecpipe.arrays import Bytes, Float32, Float64
-from vecpipe.operators.kmeans import allocate_bits
+from vecpipe.operators.kmeans import WORDS, allocate_bits
 
 Words = npt.NDArray[np.int16]
 
@@ -22,7 +22,7 @@ _ROWS = 1024
 
 
 class WordSearch:
-    """Nearest words of the bytes whose groups are equally large."""
+    """Nearest words of some bytes of a code."""
 
     def __call__(self, z: Float32, codes: Bytes) -> None:
         """Write the bytes of rows of coordinates ``(n, k)`` into their places of ``(n, b)`` codes."""
@@ -30,52 +30,93 @@ class WordSearch:
 
 
 class _ExactSearch(WordSearch):
-    """All 256 words of one byte, in whole numbers."""
+    """All 256 words of each of the first bytes, in whole numbers.
 
-    def __init__(self, byte: int, axes: slice, words: Words, weight: Float32) -> None:
-        reach = float(np.sqrt((weight.astype(np.float64) * LEVELS**2).sum()))
-        self.byte, self.axes = byte, axes
-        self.factor = (np.sqrt(weight.astype(np.float64)) * (_SEARCH_NORM / max(reach, 1e-300))).astype(np.float32)
-        whole = np.rint(words * self.factor)
-        self.words = np.ascontiguousarray(whole.T)
-        self.half = np.rint(0.5 * (whole * whole).sum(axis=1)).astype(np.float32)
-        self.bound = np.floor(LEVELS * self.factor)
+    A word's half square is a last column beside its entries, met by a one beside each point's: one product gives what
+    is to be largest, below 2^24 in each partial sum (a point and a word reach 2,896 at most).
+    """
+
+    def __init__(self, sizes: npt.NDArray[np.int64], words: Words, weight: Float32, unit: Float32) -> None:
+        columns, rates, bounds = [], [], []
+        self.words: list[Float32] = []
+        start = 0
+        for size in sizes:
+            axes = slice(start, start + int(size))
+            wide = weight[axes].astype(np.float64)
+            reach = float(np.sqrt((wide * LEVELS**2).sum()))
+            factor = (np.sqrt(wide) * (_SEARCH_NORM / max(reach, 1e-300))).astype(np.float32)
+            whole = np.rint(words[:, axes] * factor)
+            half = np.rint(0.5 * (whole * whole).sum(axis=1))
+            self.words.append(np.ascontiguousarray(np.column_stack([whole, -half]).T.astype(np.float32)))
+            columns += [*range(start, axes.stop), start]
+            rates += [*(factor * unit[axes]), 0.0]
+            bounds += [*np.floor(LEVELS * factor), 0.0]
+            start = axes.stop
+        self.columns = np.array(columns)
+        self.rate, self.high = np.array(rates, np.float32), np.array(bounds, np.float32)
+        self.low = -self.high
+        ends = np.cumsum(sizes + 1)
+        self.places = list(zip((ends - sizes - 1).tolist(), ends.tolist(), strict=True))
+        self.low[ends - 1] = self.high[ends - 1] = 1.0
 
     def __call__(self, z: Float32, codes: Bytes) -> None:
-        points = np.rint(np.clip(z[:, self.axes] * self.factor, -self.bound, self.bound))
-        codes[:, self.byte] = ((points @ self.words) - self.half).argmax(axis=1)
+        points = z.take(self.columns, axis=1, mode="clip")
+        points *= self.rate
+        np.maximum(points, self.low, out=points)
+        np.minimum(points, self.high, out=points)
+        np.rint(points, out=points)
+        closeness = np.empty((len(z), WORDS), dtype=np.float32)
+        best = np.empty(len(z), dtype=np.intp)
+        for byte, (words, (start, end)) in enumerate(zip(self.words, self.places, strict=True)):
+            np.matmul(points[:, start:end], words, out=closeness)
+            codes[:, byte] = np.argmax(closeness, axis=1, out=best)
 
 
 class _GridSearch(WordSearch):
-    """One or two axes a byte: the nearest word is read from a fine grid, all such bytes at once."""
+    """One or two axes a byte: the nearest word is read from a fine grid, all such bytes at once.
 
-    def __init__(self, bytes_: list[int], starts: list[int], sizes: list[int], words: Words, weight: Float32) -> None:
-        self.bytes = np.array(bytes_)
-        self.first = np.array(starts)
-        self.second = np.array([s + 1 if k == 2 else s for s, k in zip(starts, sizes, strict=True)])
-        self.table = np.empty((len(bytes_), 2**_GRID_BITS), dtype=np.uint8)
-        cells = np.empty((len(bytes_), 2), dtype=np.int64)
-        for i, (start, size) in enumerate(zip(starts, sizes, strict=True)):
-            axes = slice(start, start + size)
-            if size == 1:
-                bits = [_GRID_BITS, 0]
-            else:
+    Parameters
+    ----------
+    first, count, size
+        First byte, number of bytes, axes of each.
+    start
+        First axis.
+    """
+
+    def __init__(
+        self, first: int, count: int, size: int, start: int, words: Words, weight: Float32, unit: Float32
+    ) -> None:
+        self.bytes, self.axes = slice(first, first + count), slice(start, start + count * size)
+        self.size = size
+        self.table = np.empty((count, 2**_GRID_BITS), dtype=np.uint8)
+        cells = np.empty((count, size), dtype=np.int64)
+        for i in range(count):
+            axes = slice(start + i * size, start + (i + 1) * size)
+            bits = [_GRID_BITS]
+            if size == 2:
                 spread = words[:, axes].astype(np.float64).var(axis=0) * weight[axes]
-                first = int(allocate_bits(spread, 8)[0])
-                bits = [min(max(first + 3, 4), _GRID_BITS - 4), 0]
-                bits[1] = _GRID_BITS - bits[0]
-            cells[i] = [2 ** bits[0], 2 ** bits[1]]
+                bits = [min(max(int(allocate_bits(spread, 8)[0]) + 3, 4), _GRID_BITS - 4)]
+                bits.append(_GRID_BITS - bits[0])
+            cells[i] = [2**width for width in bits]
             self.table[i] = _nearest_on_grid(words[:, axes], weight[axes], cells[i])
-        self.cells = cells
-        self.rate = (cells / (2.0 * LEVELS + 2.0)).astype(np.float32)
-        self.offsets = (np.arange(len(bytes_)) * 2**_GRID_BITS).astype(np.int32)
+        rate = (cells / (2.0 * LEVELS + 2.0)).ravel()
+        self.rate = (rate * unit[self.axes]).astype(np.float32)
+        self.middle = (rate * (LEVELS + 1.0)).astype(np.float32)
+        self.top = (cells.ravel() - 1).astype(np.float32)
+        self.second = cells[:, -1].astype(np.int32)
+        self.offsets = np.arange(count) * 2**_GRID_BITS
 
     def __call__(self, z: Float32, codes: Bytes) -> None:
-        top = (self.cells - 1).astype(np.float32)
-        one = np.clip((z[:, self.first] + np.float32(LEVELS + 1.0)) * self.rate[:, 0], 0, top[:, 0]).astype(np.int32)
-        two = np.clip((z[:, self.second] + np.float32(LEVELS + 1.0)) * self.rate[:, 1], 0, top[:, 1]).astype(np.int32)
-        index = one * self.cells[:, 1].astype(np.int32) + two + self.offsets
-        codes[:, self.bytes] = self.table.ravel().take(index)
+        places = z[:, self.axes] * self.rate
+        places += self.middle
+        np.maximum(places, np.float32(0), out=places)
+        np.minimum(places, self.top, out=places)
+        cells = places.astype(np.int32)
+        if self.size == 2:
+            one = cells[:, 0::2] * self.second
+            one += cells[:, 1::2]
+            cells = one
+        codes[:, self.bytes] = self.table.ravel().take(cells + self.offsets, mode="clip")
 
 
 def _nearest_on_grid(words: Words, weight: Float32, cells: npt.NDArray[np.int64]) -> Bytes:
@@ -84,34 +125,34 @@ def _nearest_on_grid(words: Words, weight: Float32, cells: npt.NDArray[np.int64]
     centres = [(np.arange(count) + 0.5) * (span / count) - span / 2 for count in cells]
     if words.shape[1] == 1:
         return _nearest_on_line(centres[0], words[:, 0].astype(np.float64))
-    points = np.stack([np.repeat(centres[0], cells[1]), np.tile(centres[1], cells[0])], axis=1)
+    points = np.stack([np.repeat(centres[0], cells[1]), np.tile(centres[1], cells[0])], axis=1).astype(np.float32)
     table = np.empty((len(points), 1), dtype=np.uint8)
-    search = _ExactSearch(0, slice(0, words.shape[1]), words, weight)
+    search = _ExactSearch(np.array([2]), words, weight, np.ones(2, np.float32))
     for start in range(0, len(points), _ROWS):
-        search(points[start : start + _ROWS].astype(np.float32), table[start : start + _ROWS])
+        search(points[start : start + _ROWS], table[start : start + _ROWS])
     return table[:, 0]
 
 
-def make_searches(words: Words, sizes: npt.NDArray[np.int64], weight: Float32) -> list[WordSearch]:
+def make_searches(words: Words, sizes: npt.NDArray[np.int64], weight: Float32, unit: Float32) -> list[WordSearch]:
     """Return what finds the words of all bytes, each with its own way for small and for large groups.
 
     Parameters
     ----------
     words : (256, k) int16
-    sizes : (b,) axes of each byte
+    sizes : (b,) axes of each byte, those of more than two first, then those of two
     weight : (k,) weight of each axis in a distance
+    unit : (k,) how many steps of the words a coordinate of 1 makes on each axis
     """
-    starts = np.cumsum(sizes) - sizes
     searches: list[WordSearch] = []
-    small = [i for i in range(len(sizes)) if sizes[i] <= 2]
-    for i in range(len(sizes)):
-        if sizes[i] > 2:
-            axes = slice(int(starts[i]), int(starts[i] + sizes[i]))
-            searches.append(_ExactSearch(i, axes, words[:, axes], weight[axes]))
-    if small:
-        searches.append(
-            _GridSearch(small, [int(starts[i]) for i in small], [int(sizes[i]) for i in small], words, weight)
-        )
+    large = int((sizes > 2).sum())
+    if large:
+        searches.append(_ExactSearch(sizes[:large], words, weight, unit))
+    first, start = large, int(sizes[:large].sum())
+    for size in (2, 1):
+        count = int((sizes == size).sum())
+        if count:
+            searches.append(_GridSearch(first, count, size, start, words, weight, unit))
+        first, start = first + count, start + count * size
     return searches
 
 
