@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -69,6 +71,55 @@ def rotate_by_signs(X: npt.NDArray[np.floating], signs: npt.NDArray[np.int8]) ->
             _transform_columns(turned[d - width :])
         out[start : start + _ROTATED_ROWS] = turned.T
     return out
+
+
+class WholeRotation:
+    """What ``rotate_by_signs`` does, to float32 rows of one length, by sums of whole numbers.
+
+    Rows are rounded to whole numbers before each transform. Their length is such that no sum of ``width`` of them
+    reaches 2^24, so float32 products with the ±1 of a Hadamard matrix are exact: matrix products may add in any order,
+    and a row's result does not depend on the rows beside it. A transform of 512 is two products, of 16 and of 32.
+
+    Parameters
+    ----------
+    signs : (4, d) int8
+
+    Attributes
+    ----------
+    length : float
+        Length that rows must have, at most; the rounding is of about one part in a million of it.
+    """
+
+    def __init__(self, signs: npt.NDArray[np.int8]) -> None:
+        d = signs.shape[1]
+        self._width = power_of_two(d, below=True)
+        self._inner = power_of_two(math.isqrt(self._width))
+        self.length = 0.9 * 2**24 / math.sqrt(self._width)
+        first, last = np.ones(d), np.ones(d)
+        first[: self._width] = last[d - self._width :] = 1.0 / math.sqrt(self._width)
+        self._flips: list[Float32] = []
+        before = np.ones(d)
+        for turn in range(len(signs) // 2):
+            self._flips += [rows_f32(before * signs[2 * turn]), rows_f32(first * signs[2 * turn + 1])]
+            before = last
+        self._last = rows_f32(last)
+        self._outer_matrix, self._inner_matrix = (
+            rows_f32(np.sign(hadamard_transform(np.eye(size)))) for size in (self._width // self._inner, self._inner)
+        )
+
+    def __call__(self, rows: Float32) -> None:
+        """Rotate ``(n, d)`` rows in place."""
+        n, d = rows.shape
+        shape = (n, self._width // self._inner, self._inner)
+        between = np.empty(shape, dtype=np.float32)
+        for turn, flips in enumerate(self._flips):
+            rows *= flips
+            np.rint(rows, out=rows)
+            part = rows[:, d - self._width :] if turn % 2 else rows[:, : self._width]
+            view = part.reshape(shape)
+            np.matmul(view, self._inner_matrix, out=between)
+            np.matmul(self._outer_matrix, between, out=view)
+        rows *= self._last
 
 
 def power_of_two(d: int, *, below: bool = False) -> int:

@@ -46,10 +46,13 @@ def _pack_plane(part: Bytes, width: int, size: int) -> Bytes:
     each = 8 // width
     if part.shape[1] < each * size:
         part = np.pad(part, ((0, 0), (0, each * size - part.shape[1])))
-    total = np.zeros((len(part), size), dtype=np.uint8)
-    for place in range(each):
-        total |= part[:, place::each] << np.uint8(8 - width * (place + 1))
-    return total
+    part = np.ascontiguousarray(part)
+    while width < 8:  # neighbours as one number of 16 bits: the first of them is its low byte
+        pairs = part.view("<u2")
+        both = pairs >> np.uint16(8)
+        both |= pairs << np.uint16(width)
+        part, width = both.astype(np.uint8), 2 * width
+    return part
 
 
 @lru_cache(maxsize=3)

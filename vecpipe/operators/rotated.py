@@ -19,11 +19,12 @@ from vecpipe.kernels import DigitQuery, affine, row_products
 from vecpipe.operators.base import Codec, Layout, State, check_matrix, register
 from vecpipe.operators.fit_data import FitData
 from vecpipe.operators.kmeans import gaussian_levels
-from vecpipe.operators.linear import rotate_by_signs, rotation_signs
+from vecpipe.operators.linear import WholeRotation, rotate_by_signs, rotation_signs
 from vecpipe.operators.packing import pack, packed_bytes, stored_numbers, unpack_as
 from vecpipe.operators.parameters import param
 
-_ROWS = 512
+_ROWS = 256
+_CELLS = 256
 _TAIL = 6
 """Bytes after the levels: the factor as float32, the cosine as 16 bits."""
 
@@ -63,35 +64,38 @@ class _Rotated(Codec):
         if (np.abs(self.state["signs"]) != 1).any():
             raise ModelFormatError(f"{self.name}: signs must be 1 or -1")
         self._matrix = rotate_by_signs(np.eye(self.dim), self.state["signs"]).astype(np.float64)
+        self._rotation = WholeRotation(self.state["signs"])
         self._levels, self._shift = self._grid()
+        self._values = (self._levels + self._shift).astype(np.float32)
 
     def _grid(self) -> tuple[npt.NDArray[np.int8], float]:
         """Return the levels as signed bytes ``(2**bits,)``, and what is added to each to give the grid's values."""
         raise NotImplementedError
 
-    def _round(self, turned: Float32, length: Float64) -> Bytes:
-        """Return the number of the level for each entry of rotated rows ``(n, d)`` of those lengths."""
+    def _round(self, turned: Float32, grid: Float32) -> Bytes:
+        """Return the number of the level for each entry of rotated rows ``(n, d)``; write the levels to ``grid``."""
         raise NotImplementedError
 
     def encode(self, X: Float32) -> Bytes:
         """Return levels, factor and cosine."""
         out = np.empty((len(X), self.code_bytes(self.dim)), dtype=np.uint8)
         body = out.shape[1] - _TAIL
-        values = (self._levels + self._shift).astype(np.float32)
+        turned = np.empty((min(len(X), _ROWS), self.dim), dtype=np.float32)
+        grid = np.empty_like(turned)
+        size = self._rotation.length
         for start in range(0, len(X), _ROWS):
-            turned = rotate_by_signs(X[start : start + _ROWS], self.state["signs"]).astype(np.float32, copy=False)
-            square = np.einsum("ij,ij->i", turned, turned, dtype=np.float64)
-            fields = self._round(turned, np.sqrt(square))
-            grid = values.take(fields)
-            along = np.einsum("ij,ij->i", turned, grid, dtype=np.float64)
-            long = np.sqrt(square * np.einsum("ij,ij->i", grid, grid, dtype=np.float64))
-            live = (along > 0) & (square > 0)
-            factor = np.where(live, square / np.where(live, along, 1.0), 0.0).astype("<f4")
-            cosine = np.where(live, along / np.where(live, long, 1.0), 0.0)
-            rows = out[start : start + _ROWS]
-            rows[:, :body] = pack(fields, self.bits)
+            block = X[start : start + _ROWS]
+            rows, t, g = out[start : start + _ROWS], turned[: len(block)], grid[: len(block)]
+            length = _stretched(block, size, t)
+            self._rotation(t)
+            rows[:, :body] = pack(self._round(t, g), self.bits)
+            along, square = (np.einsum("ij,ij->i", side, g).astype(np.float64) for side in (t, g))
+            live = (along > 0) & (length > 0)
+            safe = np.where(live, along, 1.0)
+            factor = np.where(live, length * (size / safe), 0.0).astype("<f4")
+            cosine = np.where(live, along / (size * np.sqrt(np.where(live, square, 1.0))), 0.0)
             rows[:, body : body + 4] = factor[:, None].view(np.uint8)
-            rows[:, body + 4 :] = np.floor(cosine * 65535.0).astype("<u2")[:, None].view(np.uint8)
+            rows[:, body + 4 :] = np.floor(np.minimum(cosine, 1.0) * 65535.0).astype("<u2")[:, None].view(np.uint8)
         return out
 
     def _body(self, codes: Bytes) -> npt.NDArray[np.int8]:
@@ -168,30 +172,31 @@ class RaBitQ(_Rotated):
     def _grid(self) -> tuple[npt.NDArray[np.int8], float]:
         return np.arange(-(2 ** (self.bits - 1)), 2 ** (self.bits - 1)).astype(np.int8), 0.5
 
-    def _round(self, turned: Float32, length: Float64) -> Bytes:
-        half = 2 ** (self.bits - 1)
+    def _round(self, turned: Float32, grid: Float32) -> Bytes:
+        half = np.float32(2 ** (self.bits - 1))
         if self.bits == 1:
-            return np.asarray(turned >= 0).view(np.uint8)
+            fields = np.asarray(turned >= 0).view(np.uint8)
+            np.subtract(fields, np.float32(0.5), out=grid)
+            return fields
         # The best scale for a Gaussian direction, and steps to both sides of it: the vector's own is among them.
-        typical = math.sqrt(self.dim) / _GAUSSIAN_STEP[self.bits]
-        unit = typical / np.where(length > 0, length, 1.0)
+        typical = math.sqrt(self.dim) / _GAUSSIAN_STEP[self.bits] / self._rotation.length
         size = np.abs(turned)
-        best, chosen = np.zeros(len(turned)), np.ones(len(turned), dtype=np.float32)
-        grid, product = np.empty_like(size), np.empty_like(size)
+        best, chosen = np.zeros(len(turned), np.float32), np.ones((len(turned), 1), dtype=np.float32)
         for factor in _SCALES:
-            scale = (unit * factor).astype(np.float32)
-            np.multiply(size, scale[:, None], out=grid)
+            scale = np.float32(typical * factor)
+            np.multiply(size, scale, out=grid)
             np.floor(grid, out=grid)
-            np.minimum(grid, np.float32(half - 1), out=grid)
+            np.minimum(grid, half - 1, out=grid)
             grid += np.float32(0.5)
-            np.multiply(grid, size, out=product)
-            along = product.sum(axis=1, dtype=np.float64)
-            np.multiply(grid, grid, out=product)
-            cosine = along / np.sqrt(product.sum(axis=1, dtype=np.float64))
+            cosine = np.einsum("ij,ij->i", grid, size) / np.sqrt(np.einsum("ij,ij->i", grid, grid))
             better = cosine > best
-            best[better], chosen[better] = cosine[better], scale[better]
-        levels = np.floor(turned * chosen[:, None])
-        return np.asarray(np.clip(levels, -half, half - 1) + np.float32(half), dtype=np.uint8)
+            best[better], chosen[better] = cosine[better], scale
+        np.multiply(turned, chosen, out=grid)
+        np.clip(grid, -half, half - 1, out=grid)
+        np.floor(grid, out=grid)
+        fields = (grid + half).astype(np.uint8)
+        grid += np.float32(0.5)
+        return fields
 
 
 _GAUSSIAN_STEP = {2: 0.9957, 3: 0.5860, 4: 0.3352, 5: 0.1881, 6: 0.1041, 7: 0.0569, 8: 0.0308}
@@ -219,13 +224,34 @@ class Eden(_Rotated):
         levels = gaussian_levels(self.bits)
         self._unit = float(levels[-1]) / 127.0
         whole = np.rint(levels / self._unit)
-        self._edges = ((whole[1:] + whole[:-1]) / 2).astype(np.float32)
+        # Halves between whole levels: each cell of width 1/2 belongs to one level.
+        cells = np.arange(-_CELLS, _CELLS) / 2
+        self._field_of_cell = np.searchsorted((whole[1:] + whole[:-1]) / 2, cells, side="right").astype(np.uint8)
         return whole.astype(np.int8), 0.0
 
-    def _round(self, turned: Float32, length: Float64) -> Bytes:
-        scale = math.sqrt(self.dim) / self._unit / np.where(length > 0, length, 1.0)
-        scaled = turned * scale.astype(np.float32)[:, None]
-        fields = np.zeros(turned.shape, dtype=np.uint8)
-        for edge in self._edges:
-            fields += scaled > edge
+    def _round(self, turned: Float32, grid: Float32) -> Bytes:
+        np.multiply(turned, np.float32(2.0 * math.sqrt(self.dim) / self._unit / self._rotation.length), out=grid)
+        np.clip(grid, -_CELLS, _CELLS - 1, out=grid)
+        grid += np.float32(_CELLS)
+        fields = self._field_of_cell.take(grid.astype(np.uint16))
+        self._values.take(fields, out=grid, mode="clip")
         return fields
+
+
+def _stretched(X: Float32, length: float, out: Float32) -> Float64:
+    """Write rows ``(n, d)`` of that length to ``out`` and return the lengths they had, ``(n,) float64``.
+
+    Squares are summed in float32, and again in float64 where they leave its range.
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        squares = np.einsum("ij,ij->i", X, X).astype(np.float64)
+    far = np.flatnonzero(~((squares > 1e-25) & (squares < 1e30)))
+    if far.size:
+        wide = X[far].astype(np.float64)
+        squares[far] = np.einsum("ij,ij->i", wide, wide)
+    lengths = np.sqrt(squares)
+    rates = length / np.where(lengths > 0, lengths, 1.0)
+    np.multiply(X, rates.astype(np.float32)[:, None], out=out)
+    if far.size:
+        out[far] = wide * rates[far, None]
+    return np.asarray(lengths)
