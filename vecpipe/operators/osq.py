@@ -22,7 +22,7 @@ from vecpipe.operators.linear import principal_axes
 from vecpipe.operators.parameters import param
 from vecpipe.operators.transform_code import training_rows
 
-_ROWS = 1_024
+_ROWS = 512
 _ROUNDS = 20
 _PRIOR = 0.25
 
@@ -100,15 +100,19 @@ class OSQ(Codec):
             and (1 << whole).sum() == len(levels)
         ):
             raise ModelFormatError("osq: the arrays do not belong together")
+        self._axes = axes.astype(np.float64)
+        self._offset = -(self.state["mean"].astype(np.float64) @ self._axes)
         ends = np.cumsum(1 << whole)
         self._starts = ends - (1 << whole)
         cells = [levels[start:end] for start, end in zip(self._starts, ends, strict=True)]
         if any((np.diff(cell) < 0).any() for cell in cells):
             raise ModelFormatError("osq: levels are not in order")
-        self._edges = [(cell[1:] + cell[:-1]) / np.float32(2) for cell in cells]
+        edges = [(cell[1:] + cell[:-1]) / np.float32(2) for cell in cells]
         open_ended = np.array([np.inf], np.float32)
-        self._low = np.concatenate([part for edges in self._edges for part in (-open_ended, edges)])
-        self._high = np.concatenate([part for edges in self._edges for part in (edges, open_ended)])
+        self._low = np.concatenate([part for axis in edges for part in (-open_ended, axis)])
+        self._high = np.concatenate([part for axis in edges for part in (axis, open_ended)])
+        groups = [(int(size), np.flatnonzero(whole == size)) for size in np.unique(whole)]
+        self._bisections = [(size, axes, self._starts[axes]) for size, axes in groups]
         first = np.cumsum(whole) - whole
         self._axis_of_bit = np.repeat(np.arange(len(whole)), whole)
         inside = np.arange(int(whole.sum())) - np.repeat(first, whole)
@@ -122,17 +126,27 @@ class OSQ(Codec):
 
     def encode(self, X: Float32) -> Bytes:
         """Return ``(n, bytes) uint8``."""
-        axes = self.state["axes"].astype(np.float64)
-        offset = -(self.state["mean"].astype(np.float64) @ axes)
         codes = np.zeros((len(X), self.bytes), dtype=np.uint8)
         for start in range(0, len(X), _ROWS):
-            z = kernels.affine(X[start : start + _ROWS], axes, offset, stable=True)
-            fields = np.empty(z.shape, dtype=np.uint8)
-            for axis, edges in enumerate(self._edges):
-                fields[:, axis] = np.searchsorted(edges, z[:, axis])
-            packed = np.packbits((fields[:, self._axis_of_bit] >> self._shift_of_bit) & np.uint8(1), axis=1)
+            z = kernels.affine(X[start : start + _ROWS], self._axes, self._offset, stable=True)
+            spread = self._fields(z).take(self._axis_of_bit, axis=1, mode="clip")
+            spread >>= self._shift_of_bit
+            spread &= np.uint8(1)
+            packed = np.packbits(spread, axis=1)
             codes[start : start + _ROWS, : packed.shape[1]] = packed
         return codes
+
+    def _fields(self, z: Float32) -> Bytes:
+        """Return how many edges of its axis lie below each coordinate, by bisection: bits from the highest down."""
+        fields = np.empty(z.shape, dtype=np.uint8)
+        for bits, axes, starts in self._bisections:
+            values = z.take(axes, axis=1, mode="clip")
+            place = np.repeat(starts[None], len(z), axis=0)
+            for bit in range(bits - 1, -1, -1):
+                above = values > self._high.take(place + ((1 << bit) - 1), mode="clip")
+                place += above.astype(np.int64) << bit
+            fields[:, axes] = place - starts
+        return fields
 
     def _cells(self, codes: Bytes) -> npt.NDArray[np.int64]:
         """Return the place of each coordinate's level in the list of all, ``(n, k)``."""
@@ -155,7 +169,7 @@ class OSQ(Codec):
     def prepare(self, Q: Float32) -> tuple[Float32, Float32]:
         """Return ``(m, d)`` queries on the coded axes, and their products with the mean."""
         wide = Q.astype(np.float64)
-        turned = wide @ self.state["axes"].astype(np.float64)
+        turned = wide @ self._axes
         return turned.astype(np.float32), (wide @ self.state["mean"].astype(np.float64)).astype(np.float32)
 
     def score(self, prepared: tuple[Float32, Float32], codes: Bytes) -> Float32:
@@ -173,8 +187,7 @@ class OSQ(Codec):
 
         A row whose bound is above the k-th best exact distance found so far need not be looked at.
         """
-        axes = self.state["axes"].astype(np.float64)
-        turned = (Q.astype(np.float64) - self.state["mean"]) @ axes
+        turned = (Q.astype(np.float64) - self.state["mean"]) @ self._axes
         bounds = np.empty((len(Q), len(codes)))
         for start in range(0, len(codes), _ROWS):
             cells = self._cells(codes[start : start + _ROWS])
