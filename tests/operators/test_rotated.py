@@ -72,3 +72,14 @@ def test_eden_takes_the_nearest_level() -> None:
     chosen = codec._body(codec.encode(X)).astype(np.float64) * codec._unit
     best = np.abs(turned[:, :, None] - levels).min(axis=2)
     np.testing.assert_allclose(np.abs(turned - chosen), best, atol=1e-4)
+
+
+@pytest.mark.parametrize("codec", [RaBitQ(1), RaBitQ(4), Eden(4)], ids=repr)
+def test_products_of_levels_are_those_of_the_decoded_vectors(codec: Codec) -> None:
+    ready = bound(codec, 200)
+    a, b = ready.encode(rows(600, 200)[:300]), ready.encode(rows(600, 200)[300:])
+    products, left, right = ready.pair_products(a, b)
+    decoded = np.einsum("ij,ij->i", ready.decode(a).astype(np.float64), ready.decode(b).astype(np.float64))
+    np.testing.assert_allclose(products, decoded, rtol=1e-4, atol=1e-3 * np.abs(decoded).max())
+    np.testing.assert_allclose(left, ready.squared_norms(a), rtol=1e-6)
+    np.testing.assert_allclose(right, ready.squared_norms(b), rtol=1e-6)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from vecpipe.arrays import Bytes, Float32, Float64
 from vecpipe.errors import ModelFormatError
-from vecpipe.kernels import DigitQuery, affine, row_products
+from vecpipe.kernels import DigitQuery, affine
 from vecpipe.operators.base import Codec, Layout, State, check_matrix, register
 from vecpipe.operators.fit_data import FitData
 from vecpipe.operators.kmeans import gaussian_levels
@@ -108,7 +108,7 @@ class _Rotated(Codec):
 
     def decode(self, codes: Bytes) -> Float32:
         """Return ``f R^T g``, ``(n, d) float32``: unbiased, and longer than the vector by one over the cosine."""
-        grid = (self._body(codes).astype(np.float32) + np.float32(self._shift)) * self._tail(codes)[0][:, None]
+        grid = self._values_of(codes) * self._tail(codes)[0][:, None]
         return affine(grid, self._matrix.T, np.zeros(self.dim))
 
     def prepare(self, Q: Float32) -> Any:
@@ -123,15 +123,30 @@ class _Rotated(Codec):
 
     def squared_norms(self, codes: Bytes) -> Float32:
         """Return ``(n,)`` squared norms of the vectors that were encoded, which the code knows: ``(f |g| cos)^2``."""
+        return self._lengths_of(self._values_of(codes), codes)
+
+    def _values_of(self, codes: Bytes) -> Float32:
+        """Return the levels as the grid has them, ``(n, d) float32``."""
+        return np.asarray(self._body(codes).astype(np.float32) + np.float32(self._shift))
+
+    def _lengths_of(self, grid: Float32, codes: Bytes) -> Float32:
         factor, cosine = self._tail(codes)
-        grid = self._body(codes).astype(np.float32) + np.float32(self._shift)
-        norms = np.einsum("ij,ij->i", grid, grid) * (factor * cosine) ** 2
-        return np.asarray(norms, dtype=np.float32)
+        return np.asarray(np.einsum("ij,ij->i", grid, grid) * (factor * cosine) ** 2, dtype=np.float32)
 
     def pair_products(self, a: Bytes, b: Bytes) -> tuple[Float64, Float64, Float64]:
-        """Return inner products, and the squared lengths that the codes know, which decoding overstates."""
-        left, right = (self.squared_norms(codes).astype(np.float64) for codes in (a, b))
-        return row_products(self.decode(a), self.decode(b)), left, right
+        """Return inner products, and the squared lengths that the codes know, which decoding overstates.
+
+        A rotation keeps products: those of the levels will do, and nothing is rotated back.
+        """
+        products, left, right = np.empty(len(a)), np.empty(len(a)), np.empty(len(a))
+        for start in range(0, len(a), _ROWS):
+            rows = slice(start, start + _ROWS)
+            one, two = self._values_of(a[rows]), self._values_of(b[rows])
+            products[rows] = np.einsum("ij,ij->i", one, two)
+            left[rows], right[rows] = self._lengths_of(one, a[rows]), self._lengths_of(two, b[rows])
+        products *= self._tail(a)[0].astype(np.float64)
+        products *= self._tail(b)[0]
+        return products, left, right
 
     def pair_distances(self, a: Bytes, b: Bytes) -> Float64:
         """Return ``(n,)`` distances from the products and the lengths that the codes know."""
