@@ -28,11 +28,13 @@ CREATE OR REPLACE MACRO _vec_planned_with_newest(wanted, q, metric) AS
 --   ties    column that orders rows of the same score; without it their order is not defined
 -- With rerank alone the search is exact. Rows without a score (NULL, no direction) are never returned. A column of
 -- the table that is called score gives way to the score. Arguments go by name.
--- One way for each set of arguments: every part that a search does not need would still be planned each time. The
--- window before an exact score gathers the candidates: they come from all over the table, a row or two at a time.
+-- One way for each set of arguments: every part that a search does not need would still be planned each time. No two
+-- take as many arguments and none has a type: DuckDB would tell them apart by types too, but binds the arguments to do
+-- so, and a column of a LATERAL join cannot be bound twice. The window before an exact score gathers the candidates:
+-- they come from all over the table, a row or two at a time.
 CREATE OR REPLACE MACRO vec_search
 -- exact
-(source, q, rerank VARCHAR, model := NULL, k := 10, oversample := 4, metric := 'cosine') AS TABLE (
+(source, q, rerank, k := 10, oversample := 4, metric := 'cosine') AS TABLE (
     SELECT * EXCLUDE (_vec_score), _vec_score AS score
     FROM (
         SELECT COLUMNS(lambda c: lower(c) <> 'score'),
@@ -171,38 +173,52 @@ CREATE OR REPLACE MACRO vec_search
     ORDER BY _vec_score DESC, _vec_tie
     LIMIT k
 ),
--- through a resident index of the table; rerank is the column of vectors that it was made of
-(source, q, index VARCHAR, rerank VARCHAR, nprobe := 16, k := 10, oversample := 4, metric := 'cosine') AS TABLE (
-    SELECT * EXCLUDE (_vec_score, _vec_row, _vec_place, _vec_live), _vec_score AS score
+-- through a resident index of the table; rerank is the column of vectors that it was made of, model refuses an index
+-- that was made with another one. Row numbers are joined, not looked up with IN: in a LATERAL join that would pair all
+-- rows of the table with all queries.
+(source, q, index, rerank, ties := NULL, model := NULL, nprobe := 16, k := 10, oversample := 4,
+ metric := 'cosine') AS TABLE (
+    SELECT * EXCLUDE (_vec_score, _vec_tie, _vec_row, _vec_place, _vec_live, _vec_wanted, _vec_named, _vec_found,
+                      _vec_asked),
+           _vec_score AS score
     FROM (
         SELECT COLUMNS(lambda c: lower(c) <> 'score'),
-               _vec_exact(COLUMNS(lambda c: lower(c) = lower(rerank)), _vec_query(NULL, q, metric)) AS _vec_score
+               _vec_exact(COLUMNS(lambda c: lower(c) = lower(rerank)), _vec_asked) AS _vec_score,
+               CASE WHEN ties IS NULL THEN NULL
+                    ELSE COLUMNS(lambda c: lower(c) = lower(coalesce(ties, rerank)))
+               END AS _vec_tie
         FROM (
-            SELECT *, row_number() OVER (ORDER BY _vec_row) AS _vec_place, count(*) OVER () AS _vec_live
+            SELECT *, row_number() OVER (ORDER BY _vec_row) AS _vec_place, count(*) OVER () AS _vec_live,
+                   max(_vec_found) OVER () AS _vec_named
             FROM (
-                FROM query('SELECT rowid AS _vec_row, * FROM ' || source)
-                WHERE _vec_row IN (
-                    SELECT unnest(_vec_index_rows(
-                        _vec_index_find(index, q, k * oversample, metric, nprobe),
-                        (SELECT COLUMNS(lambda c: lower(c) = lower(rerank))
-                         FROM query('SELECT rowid AS _vec_row, * FROM ' || source)
-                         WHERE _vec_row = _vec_index_last(index)),
-                        _vec_index_last(index), txid_current()))
-                    LIMIT k * oversample + 1)
-                UNION ALL
+                FROM (
+                    SELECT unnest(_vec_rows) AS _vec_wanted, len(_vec_rows) AS _vec_found, _vec_asked
+                    FROM (
+                        SELECT _vec_index_rows(
+                                   index, model, q, k * oversample, metric, nprobe,
+                                   (SELECT COLUMNS(lambda c: lower(c) = lower(rerank))
+                                    FROM query('SELECT rowid AS _vec_row, * FROM ' || source)
+                                    WHERE _vec_row = _vec_index_last(index)),
+                                   _vec_index_last(index), txid_current()) AS _vec_rows,
+                               _vec_query(NULL, q, metric) AS _vec_asked
+                    )
+                    LIMIT k * oversample + 1
+                ) JOIN query('SELECT rowid AS _vec_row, * FROM ' || source) ON _vec_row = _vec_wanted
+                UNION ALL BY NAME
+                SELECT *, _vec_query(NULL, q, metric) AS _vec_asked
                 FROM query('SELECT rowid AS _vec_row, * FROM ' || source)
                 WHERE _vec_row > _vec_index_last(index)
             )
         )
-        WHERE _vec_index_enough(_vec_index_find(index, q, k * oversample, metric, nprobe), _vec_live, k)
-        ORDER BY _vec_score DESC NULLS LAST, _vec_row
+        WHERE _vec_index_enough(index, _vec_named, _vec_live, k)
+        ORDER BY _vec_score DESC NULLS LAST, _vec_tie, _vec_row
         LIMIT k
     )
     WHERE _vec_score IS NOT NULL
-    ORDER BY _vec_score DESC, _vec_row
+    ORDER BY _vec_score DESC, _vec_tie, _vec_row
 ),
 -- refused: nothing to search by
-(source, q, model := NULL, k := 10, oversample := 4, metric := 'cosine') AS TABLE (
+(source, q, model := NULL, k := 10, metric := 'cosine') AS TABLE (
     SELECT COLUMNS(lambda c: c = 'vec_search needs code := or rerank := with the name of a column')
     FROM query_table(source)
 );

@@ -6,7 +6,7 @@
 --           the bound comes; missed are those whose code scores more than margin below the vector itself.
 CREATE OR REPLACE MACRO vec_search_range
 -- exact
-(source, q, min_score, rerank VARCHAR, metric := 'cosine') AS TABLE (
+(source, q, min_score, rerank, metric := 'cosine') AS TABLE (
     SELECT * EXCLUDE (_vec_score), _vec_score AS score
     FROM (
         SELECT COLUMNS(lambda c: lower(c) <> 'score'),

@@ -342,3 +342,15 @@ def test_a_range_search_by_code_returns_what_the_code_says(con):
     narrow = ids(con, "vec_search_range('docs', $q, 0.3, code := 'code', model := 'm', rerank := 'emb', margin := 0.0)")
     exact = ids(con, "vec_search_range('docs', $q, 0.3, rerank := 'emb')")
     assert set(narrow) == set(found) & set(exact)
+
+
+@pytest.mark.parametrize("columns", ["rerank := 'emb'", "code := 'code', model := 'm', rerank := 'emb', margin := 0.1"])
+def test_a_range_search_stands_in_a_lateral_join(con, columns):
+    X = data_of("random")
+    filled(con, X)
+    found = con.execute(
+        f"""SELECT asked.id, s.id FROM (FROM raw WHERE id < 5) AS asked,
+                   LATERAL vec_search_range('docs', asked.emb, 0.8, {columns}) AS s"""
+    ).fetchall()
+    wanted = {(at, int(row)) for at in range(5) for row in np.flatnonzero(formula("cosine", X[at], X) >= 0.8)}
+    assert set(found) == wanted

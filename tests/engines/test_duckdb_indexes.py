@@ -153,6 +153,104 @@ def test_rows_deleted_all_around_the_query_are_not_passed_over_in_silence(docs: 
     assert search(docs, Q[0]) == exact(docs, Q[0])
 
 
+LATERAL = """
+    SELECT asked.at, s.id, vec_cosine(s.emb, asked.emb) - s.score
+    FROM asked, LATERAL vec_search('docs', asked.emb, {arguments}, k := 7) AS s
+    ORDER BY asked.at, s.score DESC
+"""
+
+
+def ask(con: duckdb.DuckDBPyConnection, Q: np.ndarray) -> None:
+    """Create a table of queries: some of them twice, one NULL, one without a direction."""
+    con.register("given", table_of(np.concatenate([Q, Q[:3], np.zeros((1, D), np.float32)])))
+    con.execute(f"CREATE OR REPLACE TABLE asked AS SELECT id AS at, emb::FLOAT[{D}] AS emb FROM given")
+    con.execute("INSERT INTO asked VALUES (9999, NULL)")
+    con.unregister("given")
+
+
+def joined(con: duckdb.DuckDBPyConnection, arguments: str) -> dict[int, list[int]]:
+    """Return the rows that each query finds, best first, after a look at the scores."""
+    found: dict[int, list[int]] = {}
+    for at, row, off in con.execute(LATERAL.format(arguments=arguments)).fetchall():
+        found.setdefault(at, []).append(row)
+        assert "rerank" not in arguments or abs(off) < 1e-5
+    return found
+
+
+def test_a_lateral_join_through_an_index_gives_each_query_its_own_rows(docs: duckdb.DuckDBPyConnection) -> None:
+    ask(docs, anisotropic(400, D, seed=7))
+    through = "index := 'near', rerank := 'emb', oversample := 8, nprobe := 24"
+    exactly = "rerank := 'emb'"
+    assert joined(docs, through) == joined(docs, exactly)
+    q = anisotropic(400, D, seed=7)[5]
+    docs.execute("DELETE FROM docs WHERE id % 50 = 3")
+    docs.execute("UPDATE docs SET emb = list_transform(emb, lambda x: -x) WHERE id % 70 = 1")
+    docs.execute(f"INSERT INTO docs VALUES (90001, $1::FLOAT[{D}], 'new'), (90002, NULL, 'none')", [(2 * q).tolist()])
+    found = joined(docs, through)
+    assert found == joined(docs, exactly)
+    assert found[5][0] == 90001
+    assert len(found) == 403
+    mine = docs.cursor()
+    mine.begin()
+    mine.execute("DELETE FROM docs WHERE id = 90001")
+    assert joined(mine, through) == joined(mine, exactly) != found
+    assert joined(docs, through) == found
+    mine.rollback()
+
+
+def test_a_lateral_join_through_an_index_refuses_as_a_single_search_does(docs: duckdb.DuckDBPyConnection) -> None:
+    through = "index := 'near', rerank := 'emb', nprobe := 24, oversample := 2"
+    ask(docs, Q)
+    docs.execute(
+        "CREATE TABLE gone AS SELECT id FROM vec_search('docs', $1, rerank := 'emb', k := 200)", [Q[4].tobytes()]
+    )
+    docs.execute("DELETE FROM docs WHERE id IN (FROM gone)")
+    with pytest.raises(duckdb.Error, match="still in the table"):
+        joined(docs, through)
+    docs.execute("DELETE FROM docs WHERE id = $1", [ROWS - 1])
+    with pytest.raises(duckdb.Error, match="make it again"):
+        joined(docs, through)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "rerank := 'emb'",
+        "code := 'code', model := 'm', oversample := 50, rerank := 'emb'",
+        "code := 'code', model := 'm', cell := 'cell', nprobe := 24, oversample := 50, rerank := 'emb'",
+        "rerank := 'emb', ties := 'id'",
+    ],
+)
+def test_every_form_of_a_search_stands_in_a_lateral_join(con: duckdb.DuckDBPyConnection, arguments: str) -> None:
+    fill(con, SPECS["cells"])
+    con.execute(
+        "CREATE OR REPLACE TABLE docs AS SELECT *, vec_encode('m', emb) AS code, vec_cell('m', emb) AS cell FROM docs"
+    )
+    ask(con, Q)
+    norms = np.linalg.norm(X, axis=1)
+    best = {at: np.argsort(-(X @ q / norms))[:7].tolist() for at, q in enumerate([*Q, *Q[:3]])}
+    assert joined(con, arguments) == best
+    by_code = joined(con, "code := 'code', model := 'm'")
+    assert {at: len(rows) for at, rows in by_code.items()} == dict.fromkeys(best, 7)
+
+
+def test_rows_of_the_same_score_come_in_the_order_of_ties(con: duckdb.DuckDBPyConnection) -> None:
+    fill(con)
+    con.execute(f"INSERT INTO docs SELECT 90000 - i, $1::FLOAT[{D}], 'copy' FROM range(6) AS r (i)", [Q[0].tolist()])
+    con.execute("SELECT vec_index('near', 'docs', 'm')").fetchall()
+    sql = "SELECT id FROM vec_search('docs', $q, index := 'near', rerank := 'emb', k := 5, ties := 'id')"
+    assert con.execute(sql, {"q": Q[0].tobytes()}).fetchall() == [(90000 - 5 + i,) for i in range(5)]
+
+
+def test_an_index_of_another_model_is_refused_where_the_search_names_one(con: duckdb.DuckDBPyConnection) -> None:
+    fill(con)
+    sql = "SELECT id FROM vec_search('docs', $q, index := 'near', model := 'm', rerank := 'emb')"
+    assert len(con.execute(sql, {"q": Q[0].tobytes()}).fetchall()) == 10
+    vecpipe.save_model(con, "m", vecpipe.fit(con, "SELECT emb FROM docs", "normalize | lvq(8)"))
+    with pytest.raises(duckdb.Error, match="another model"):
+        con.execute(sql, {"q": Q[0].tobytes()}).fetchall()
+
+
 def test_null_vectors_are_not_found_and_an_empty_table_has_an_index(con: duckdb.DuckDBPyConnection) -> None:
     fill(con)
     con.execute("CREATE OR REPLACE TABLE docs AS FROM docs LIMIT 0")

@@ -12,6 +12,7 @@ from vecpipe.engines.duckdb.functions import Scalar
 from vecpipe.engines.duckdb.handles import query_rows
 from vecpipe.engines.duckdb.indexes import Indexes, OpenCursor, again, check
 from vecpipe.errors import EngineError, InputError, SpecError
+from vecpipe.kernels import one_blas_thread
 from vecpipe.scoring import metric_named
 
 _BUILT = "STRUCT(name VARCHAR, rows BIGINT, bytes BIGINT, last_row BIGINT)"
@@ -51,49 +52,51 @@ def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
         ]
         return pa.array([rows] * len(nothing))
 
-    def find(name: Any, q: Any, count: Any, metric: Any, nprobe: Any) -> Any:
+    def rows_of(
+        name: Any, model: Any, q: Any, count: Any, metric: Any, nprobe: Any, mark: Any, last_row: Any, transaction: Any
+    ) -> Any:
         asked = query_rows(q, "vec_search: q")
-        keys: list[str | None] = []
-        given = zip(name.to_pylist(), count.to_pylist(), metric.to_pylist(), nprobe.to_pylist(), strict=True)
-        for at, (one, most, measure, cells) in enumerate(given):
+        lists: list[list[int] | None] = []
+        columns = (name, model, count, metric, nprobe, last_row, transaction)
+        given = zip(*(column.to_pylist() for column in columns), strict=True)
+        checked: set[tuple[Any, ...]] = set()
+        for at, (one, wanted, most, measure, cells, end, now) in enumerate(given):
             if asked.valid is not None and not asked.valid[at]:
-                keys.append(None)
+                lists.append(None)
                 continue
             if not isinstance(most, int) or most < 1 or not isinstance(cells, int) or cells < 1:
                 raise SpecError(
                     f"vec_search: k * oversample is {most!r} and nprobe {cells!r}; expected whole numbers of at least 1"
                 )
-            dim = indexes.get(one).index.model.dim
+            found = indexes.get(one)
+            dim = found.index.model.dim
             if asked.dim != dim:
                 raise InputError(f"vec_search: q has {asked.dim} dimensions, the index holds {dim}")
-            keys.append(indexes.find(one, asked.values[at], most, metric_named(measure), cells))
-        return pa.array(keys, pa.string())
-
-    def rows_of(key: Any, mark: Any, last_row: Any, transaction: Any) -> Any:
-        lists: list[list[int] | None] = []
-        given = zip(key.to_pylist(), last_row.to_pylist(), transaction.to_pylist(), strict=True)
-        for at, (one, end, now) in enumerate(given):
-            if one is None:
-                lists.append(None)
-                continue
-            found, rows = indexes.answer(one)
             if end != found.last:
                 raise EngineError("vec_search: the index was made again while the search was planned: search again")
-            if len(found.index):
-                check(found, mark[at : at + 1], now)
-                rows = rows if found.last in rows else [*rows, found.last]  # so that there is a row to count with
+            if (one, wanted, now) not in checked:  # one statement: the same row in the same transaction for all queries
+                checked.add((one, wanted, now))
+                if wanted is not None:
+                    indexes.check_model(one, wanted)
+                if len(found.index):
+                    check(found, mark[at : at + 1], now)
+            with one_blas_thread():
+                rows = found.index.nearest(asked.values[at], most, metric_named(measure), cells).tolist()
+            if len(found.index) and found.last not in rows:
+                rows.append(found.last)  # so that there is a row to count with
             lists.append(rows)
         return pa.array(lists, pa.list_(pa.int64()))
 
-    def enough(key: Any, live: Any, k: Any) -> Any:
-        for one, there, wanted in set(zip(key.to_pylist(), live.to_pylist(), k.to_pylist(), strict=True)):
-            found, rows = indexes.answer(one)
-            if there < wanted <= len(rows):
+    def enough(name: Any, named: Any, live: Any, k: Any) -> Any:
+        columns = (name, named, live, k)
+        for one, count, there, wanted in set(zip(*(column.to_pylist() for column in columns), strict=True)):
+            if count is not None and there < wanted <= count:
+                source = indexes.get(one)
                 raise EngineError(
-                    f"of the {len(rows)} rows that the index of {found.source} names, {there} are still in the table, "
-                    f"fewer than k = {wanted}: {again(found)}, or search with a larger oversample"
+                    f"of the {count} rows that the index of {source.source} names, {there} are still in the "
+                    f"table, fewer than k = {wanted}: {again(source)}, or search with a larger oversample"
                 )
-        return pa.array(np.ones(len(key), dtype=bool))
+        return pa.array(np.ones(len(name), dtype=bool))
 
     def last(name: Any) -> Any:
         return pa.array([None if one is None else indexes.get(one).last for one in name.to_pylist()], pa.int64())
@@ -104,9 +107,9 @@ def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
         volatile=True,
     )  # fmt: skip
     yield Scalar("_vec_indexes", "nothing", _LIST, "Behind vec_indexes.", listed, volatile=True)
-    yield Scalar("_vec_index_find", "name, q, count, metric, nprobe", "VARCHAR", "Behind vec_search.", find)
     yield Scalar(
-        "_vec_index_rows", "answer, mark, last, transaction", "BIGINT[]", "Behind vec_search.", rows_of, volatile=True
-    )
-    yield Scalar("_vec_index_enough", "answer, live, k", "BOOLEAN", "Behind vec_search.", enough, volatile=True)
+        "_vec_index_rows", "name, model, q, count, metric, nprobe, mark, last, transaction", "BIGINT[]",
+        "Behind vec_search.", rows_of, volatile=True,
+    )  # fmt: skip
+    yield Scalar("_vec_index_enough", "name, named, live, k", "BOOLEAN", "Behind vec_search.", enough, volatile=True)
     yield Scalar("_vec_index_last", "name", "BIGINT", "Behind vec_search.", last)

@@ -27,14 +27,12 @@ from vecpipe.engines.duckdb import catalog
 from vecpipe.errors import CapabilityError, EngineError, InputError, ModelFormatError, ModelNotFoundError
 from vecpipe.kernels import one_blas_thread
 from vecpipe.ordered import in_order
-from vecpipe.scoring import Metric
 from vecpipe.search.index import Index, has_cells
 from vecpipe.sources import open_source
 
 OpenCursor = Callable[[], duckdb.DuckDBPyConnection]
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
-_ANSWERS = 256
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,6 @@ class Indexes:
     def __init__(self, open_cursor: OpenCursor) -> None:
         self._open = open_cursor
         self._held: dict[str, TableIndex] = {}
-        self._answers: dict[bytes, tuple[TableIndex, list[int]]] = {}
         self._lock = threading.RLock()
 
     def build(self, name: str, source: str, model_name: str, column: str) -> TableIndex:
@@ -141,7 +138,6 @@ class Indexes:
         path = self._file(name)
         with self._lock:
             there = self._held.pop(name, None) is not None
-            self._answers.clear()
         if path is not None and path.exists():
             path.unlink()
             there = True
@@ -182,36 +178,22 @@ class Indexes:
         with self._lock:
             return dict(sorted(self._held.items()))
 
-    def find(self, name: str, q: Float32, count: int, metric: Metric, nprobe: int) -> str:
-        """Search, and return a key of the answer: several parts of a statement ask for the same."""
+    def check_model(self, name: str, model_name: str) -> None:
+        """Refuse where an index was made with another model than the newest of a name."""
+        cursor = self._open()
+        try:
+            newest, _ = catalog.newest_model(cursor, model_name)
+        finally:
+            cursor.close()
         found = self.get(name)
-        text = f"{name} {id(found)} {count} {metric} {nprobe}"
-        key = hashlib.sha256(q.tobytes() + text.encode()).digest()[:9]
-        with self._lock:
-            known = self._answers.get(key)
-        if known is None:
-            with one_blas_thread():
-                rows = found.index.nearest(q, count, metric, nprobe).tolist()
-            with self._lock:
-                while len(self._answers) >= _ANSWERS:
-                    self._answers.pop(next(iter(self._answers)))
-                self._answers[key] = found, rows
-        return key.hex()
-
-    def answer(self, key: str) -> tuple[TableIndex, list[int]]:
-        """Return the index that was searched and the row numbers found."""
-        with self._lock:
-            known = self._answers.get(bytes.fromhex(key))
-        if known is None:
-            raise ModelNotFoundError("vec_search: the answer of the index has been pushed out by others; search again")
-        return known
+        if newest.hash != found.index.model.hash:
+            raise EngineError(f"index {name!r} was made with another model than {model_name!r} is now; {again(found)}")
 
     def _hold(self, name: str, found: TableIndex) -> None:
         with self._lock:
             self._held.pop(name, None)
             self._refuse_too_much(name, found.index.nbytes)
             self._held[name] = found
-            self._answers.clear()
 
     def _refuse_too_much(self, name: str, size: int) -> None:
         limit = int(os.environ.get("VECPIPE_INDEX_BYTES", 8 << 30))

@@ -81,8 +81,12 @@ def _audit(
     k, metric = int(given["k"]), metric_named(given["metric"])
     if k < 1 or sample < 1:
         raise SpecError(f"vec_recall: k is {k} and sample is {sample}; expected at least 1 of each")
+    if "code" not in given and "rerank" not in given:
+        raise SpecError("vec_recall needs code := or rerank := with the name of a column")
     if "cell" not in given:
         given.pop("nprobe", None)
+        if "code" not in given:
+            given.pop("model", None)
     asked = _sampled(cursor, queries, q, int(sample))
     best = ExactBest(asked, k, metric)
     for rows in _batches(cursor, f"SELECT {_quoted(vectors)} FROM {source}", asked.shape[1]):
