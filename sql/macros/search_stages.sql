@@ -2,9 +2,11 @@
 --   stages      three columns: coarse codes, finer codes, raw vectors, such as ['bits', 'code', 'emb']
 --   models      the models of the two columns of codes
 --   oversample  how many times k rows go on to the second stage, and how many to the third
-CREATE OR REPLACE MACRO vec_search_stages(
-    source, q, stages, models, k := 10, oversample := [32, 4], metric := 'cosine'
-) AS TABLE
+--   cell        column of cells: only rows of the nprobe cells nearest to q are looked at. They are cells of the model of
+--               the finer codes, or of a third one in models
+CREATE OR REPLACE MACRO vec_search_stages
+-- over all rows
+(source, q, stages, models, k := 10, oversample := [32, 4], metric := 'cosine') AS TABLE (
     SELECT * EXCLUDE (_vec_coarse, _vec_fine, _vec_score), _vec_score AS score
     FROM (
         SELECT COLUMNS(lambda c: lower(c) <> 'score'),
@@ -33,4 +35,40 @@ CREATE OR REPLACE MACRO vec_search_stages(
       AND _vec_planned_with_newest(models[1], q, metric)
       AND _vec_planned_with_newest(models[2], q, metric)
     ORDER BY _vec_score DESC
-    LIMIT k;
+    LIMIT k
+),
+-- in the nearest cells
+(source, q, stages, models, cell, nprobe := 16, k := 10, oversample := [32, 4], metric := 'cosine') AS TABLE (
+    SELECT * EXCLUDE (_vec_coarse, _vec_fine, _vec_score), _vec_score AS score
+    FROM (
+        SELECT COLUMNS(lambda c: lower(c) <> 'score'),
+               _vec_exact(COLUMNS(lambda c: lower(c) = lower(coalesce(stages[3],
+                              'vec_search_stages needs three columns in stages := [coarse, finer, vectors]'))),
+                          _vec_query(NULL, q, metric)) AS _vec_score
+        FROM (
+            SELECT *,
+                   _vec_score(COLUMNS(lambda c: lower(c) = lower(stages[2])),
+                              _vec_query(models[2], q, metric)) AS _vec_fine
+            FROM (
+                SELECT *,
+                       _vec_score(COLUMNS(lambda c: lower(c) = lower(stages[1])),
+                                  _vec_query(models[1], q, metric)) AS _vec_coarse
+                FROM query_table(source)
+                WHERE list_contains(_vec_probed(_vec_query(coalesce(models[3], models[2]), q, metric), nprobe),
+                                    COLUMNS(lambda c: lower(c) = lower(cell))) IS TRUE
+                ORDER BY _vec_coarse DESC NULLS LAST
+                LIMIT k * oversample[1]
+            )
+            WHERE _vec_coarse IS NOT NULL
+            ORDER BY _vec_fine DESC NULLS LAST
+            LIMIT k * oversample[2]
+        )
+        WHERE _vec_fine IS NOT NULL
+    )
+    WHERE _vec_score IS NOT NULL
+      AND _vec_planned_with_newest(models[1], q, metric)
+      AND _vec_planned_with_newest(models[2], q, metric)
+      AND _vec_planned_with_newest(coalesce(models[3], models[2]), q, metric)
+    ORDER BY _vec_score DESC
+    LIMIT k
+);

@@ -301,6 +301,20 @@ def test_a_funnel_wide_enough_is_exact_search(con, metric):
     assert ids(con, call) == exact
 
 
+@pytest.mark.parametrize("nprobe", [1, 3, 8])
+def test_a_funnel_in_cells_is_brute_force_over_their_rows(con, nprobe):
+    X = data_of("random")
+    filled(con, X)
+    among = probed(con, nprobe)
+    for models in ("['bits', 'm']", "['bits', 'm', 'alone']"):
+        vecpipe.save_model(con, "alone", vecpipe.fit(con, "SELECT emb FROM raw", "normalize | cells(8)"))
+        call = f"""vec_search_stages('docs', $q, stages := ['bits', 'code', 'emb'], models := {models}, k := 5,
+                                     cell := 'cell', nprobe := {nprobe}, oversample := [80, 60])"""
+        assert ids(con, call) == best(formula("cosine", Q, X), 5, among)
+    with pytest.raises(duckdb.Error, match="no cells"):
+        ids(con, call.replace("'alone'", "'bits'"))
+
+
 def test_each_stage_of_a_funnel_cuts_by_its_own_code(con):
     filled(con, data_of("random"))
     coarse = ids(con, "vec_search('docs', $q, code := 'bits', model := 'bits', k := 60, ties := 'id')")
