@@ -188,11 +188,12 @@ CREATE OR REPLACE MACRO vec_search
                     ELSE COLUMNS(lambda c: lower(c) = lower(coalesce(ties, rerank)))
                END AS _vec_tie
         FROM (
-            SELECT *, row_number() OVER (ORDER BY _vec_row) AS _vec_place, count(*) OVER () AS _vec_live,
-                   max(_vec_found) OVER () AS _vec_named
+            SELECT *, row_number() OVER (ORDER BY _vec_row) AS _vec_place,
+                   count(_vec_wanted.mark) OVER () AS _vec_live, max(_vec_found) OVER () AS _vec_named
             FROM (
                 FROM (
-                    SELECT unnest(_vec_rows) AS _vec_wanted, len(_vec_rows) AS _vec_found, _vec_asked
+                    SELECT unnest(_vec_rows) AS _vec_wanted, _vec_asked,
+                           len(list_filter(_vec_rows, lambda r: r.mark IS NOT NULL)) AS _vec_found
                     FROM (
                         SELECT _vec_index_rows(
                                    index, model, q, k * oversample, metric, nprobe,
@@ -203,14 +204,15 @@ CREATE OR REPLACE MACRO vec_search
                                _vec_query(NULL, q, metric) AS _vec_asked
                     )
                     LIMIT k * oversample + 1
-                ) JOIN query('SELECT rowid AS _vec_row, * FROM ' || source) ON _vec_row = _vec_wanted
+                ) JOIN query('SELECT rowid AS _vec_row, * FROM ' || source) ON _vec_row = _vec_wanted.row
                 UNION ALL BY NAME
                 SELECT *, _vec_query(NULL, q, metric) AS _vec_asked
                 FROM query('SELECT rowid AS _vec_row, * FROM ' || source)
                 WHERE _vec_row > _vec_index_last(index)
             )
         )
-        WHERE _vec_index_enough(index, _vec_named, _vec_live, k)
+        WHERE _vec_index_good(index, _vec_named, _vec_live, k, _vec_wanted.mark,
+                              COLUMNS(lambda c: lower(c) = lower(rerank)))
         ORDER BY _vec_score DESC NULLS LAST, _vec_tie, _vec_row
         LIMIT k
     )

@@ -14,7 +14,7 @@ import pytest
 import vecpipe
 from tests.conftest import anisotropic, table_of
 from vecpipe.errors import ModelFormatError
-from vecpipe.search.index import Index
+from vecpipe.search.index import Index, marks_of
 
 D, ROWS = 16, 3_000
 X = anisotropic(ROWS, D, seed=1)
@@ -140,6 +140,104 @@ def test_rows_that_a_checkpoint_moves_are_never_mistaken(tmp_path: Path) -> None
         found = search_or_refusal(con, q)
         assert found == exact(con, q) or "make it again" in str(found)
     con.close()
+
+
+COPIES = "INSERT INTO docs SELECT 50000 + i, (SELECT emb FROM docs WHERE id = 11999) FROM range(9000) AS r (i)"
+HISTORIES = {
+    "copies of the last row take its place": ["DELETE FROM docs WHERE id < 6000", "CHECKPOINT", COPIES],
+    "every other row": ["DELETE FROM docs WHERE id % 2 = 0", "CHECKPOINT", COPIES, "CHECKPOINT"],
+    "the middle": ["DELETE FROM docs WHERE id BETWEEN 3000 AND 9000", "CHECKPOINT", COPIES],
+    "one group of rows": ["DELETE FROM docs WHERE id < 2048", "CHECKPOINT", COPIES],
+    "the end": ["DELETE FROM docs WHERE id BETWEEN 8000 AND 11998", "CHECKPOINT", COPIES],
+    "inserted first": [COPIES, "DELETE FROM docs WHERE id < 7000", "CHECKPOINT", "CHECKPOINT"],
+    "in another order": [
+        "CREATE TEMP TABLE kept AS FROM docs",
+        "DELETE FROM docs",
+        "CHECKPOINT",
+        "INSERT INTO docs FROM kept ORDER BY hash(id)",
+    ],
+    "the same again": [
+        "CREATE TEMP TABLE kept AS FROM docs",
+        "DELETE FROM docs",
+        "CHECKPOINT",
+        "INSERT INTO docs FROM kept ORDER BY id",
+    ],
+    "changed, then moved": [
+        f"UPDATE docs SET emb = list_transform(emb, lambda x: -x)::FLOAT[{D}] WHERE id % 3 = 0 AND id < 11000",
+        "CHECKPOINT",
+        COPIES,
+        "CHECKPOINT",
+    ],
+}
+
+
+@pytest.mark.parametrize("reopened", [False, True])
+@pytest.mark.parametrize("history", HISTORIES)
+def test_an_index_is_right_or_refused_whatever_moved(tmp_path: Path, history: str, reopened: bool) -> None:
+    path = tmp_path / "moved.duckdb"
+    rows = anisotropic(12_000, D, seed=3)
+    rows[::3] = rows[-1]  # a row that looks like the last one stands nearly everywhere
+    with duckdb.connect() as raw:
+        raw.execute(f"ATTACH '{path}' AS made (ROW_GROUP_SIZE 2048)")  # small groups: a checkpoint moves few rows too
+        raw.execute(f"CREATE TABLE made.docs (id BIGINT, emb FLOAT[{D}])")
+        raw.register("given", table_of(rows))
+        raw.execute("INSERT INTO made.docs SELECT id, emb FROM given ORDER BY id")
+    con = vecpipe.connect(path)
+    vecpipe.save_model(con, "m", vecpipe.fit(con, "SELECT emb FROM docs", "normalize | int8"))
+    con.execute("SELECT vec_index('near', 'docs', 'm')").fetchall()
+    for statement in HISTORIES[history]:
+        con.execute(statement)
+    if reopened:
+        con.close()
+        con = vecpipe.connect(path)
+    refusals = 0
+    for q in Q:
+        found = search_or_refusal(con, q)
+        if isinstance(found, str):
+            assert "make it again" in found
+            refusals += 1
+            continue
+        scores = "SELECT score FROM vec_search('docs', $q, {}, k := 10)"
+        got, want = (
+            [score for (score,) in con.execute(scores.format(way), {"q": q.tobytes()}).fetchall()]
+            for way in ("index := 'near', rerank := 'emb', oversample := 8", "rerank := 'emb'")
+        )
+        np.testing.assert_allclose(got, want, atol=1e-5)
+    assert refusals == 0 or history != "the same again"
+    con.execute("SELECT vec_index('near', 'docs', 'm')").fetchall()
+    assert not any(isinstance(search_or_refusal(con, q), str) for q in Q)
+    con.close()
+
+
+def test_a_copy_in_the_place_of_the_last_row_does_not_hide_that_rows_have_moved(tmp_path: Path) -> None:
+    rows = anisotropic(300_000, D, seed=3)
+    rows[250_000:] = rows[-1]
+    con = vecpipe.connect(tmp_path / "moved.duckdb")
+    con.register("given", table_of(rows))
+    con.execute(f"CREATE TABLE docs AS SELECT id, emb::FLOAT[{D}] AS emb FROM given ORDER BY id")
+    vecpipe.save_model(con, "m", vecpipe.fit(con, "SELECT emb FROM docs LIMIT 5000", "normalize | int8"))
+    con.execute("SELECT vec_index('near', 'docs', 'm')").fetchall()
+    con.execute("DELETE FROM docs WHERE id < 200000 AND id % 3 > 0")
+    con.execute("CHECKPOINT")
+    con.execute(
+        "INSERT INTO docs SELECT 400000 + i, (SELECT emb FROM docs WHERE id = 299999) FROM range(200000) AS r (i)"
+    )
+    with pytest.raises(duckdb.Error, match="now hold other vectors"):
+        search(con, Q[0])
+    con.close()
+
+
+def test_rows_added_do_not_hide_that_those_around_the_query_are_gone(docs: duckdb.DuckDBPyConnection) -> None:
+    docs.execute(
+        "CREATE TABLE gone AS SELECT id FROM vec_search('docs', $1, rerank := 'emb', k := 200)", [Q[0].tobytes()]
+    )
+    docs.execute("DELETE FROM docs WHERE id IN (FROM gone)")
+    docs.execute(
+        f"INSERT INTO docs SELECT 90000 + i, list_transform($1::FLOAT[{D}], lambda x: -x), 'far' FROM range(50) AS r (i)",
+        [Q[0].tolist()],
+    )
+    with pytest.raises(duckdb.Error, match="still in the table"):
+        search(docs, Q[0])
 
 
 def test_rows_deleted_all_around_the_query_are_not_passed_over_in_silence(docs: duckdb.DuckDBPyConnection) -> None:
@@ -285,7 +383,7 @@ def test_an_index_is_saved_beside_its_database_and_mapped_again(tmp_path: Path) 
 def test_a_damaged_file_is_an_error(tmp_path: Path, cut: int) -> None:
     model = vecpipe.fit(table_of(X), "normalize | int8")
     file = tmp_path / "one.vecindex"
-    Index.of(model, [np.arange(ROWS)], [model.encode(X)[0]], []).save(file, {"last": 1})
+    Index.of(model, [np.arange(ROWS)], [model.encode(X)[0]], [marks_of(X)], []).save(file, {"last": 1})
     index, about = Index.load(file)
     assert (len(index), about) == (ROWS, {"last": 1})
     file.write_bytes(file.read_bytes()[:cut])
@@ -296,7 +394,7 @@ def test_a_damaged_file_is_an_error(tmp_path: Path, cut: int) -> None:
 def _save_for_ever(file: str, sent: multiprocessing.connection.Connection) -> None:
     model = vecpipe.fit(table_of(X), "normalize | int8")
     many = np.tile(model.encode(X)[0], (60, 1))
-    index = Index.of(model, [np.arange(len(many))], [many], [])
+    index = Index.of(model, [np.arange(len(many))], [many], [marks_of(np.tile(X, (60, 1)))], [])
     sent.send("begun")
     while True:
         index.save(Path(file), {"last": len(many)})
@@ -306,7 +404,7 @@ def _save_for_ever(file: str, sent: multiprocessing.connection.Connection) -> No
 def test_a_process_killed_while_saving_leaves_the_old_index(tmp_path: Path) -> None:
     model = vecpipe.fit(table_of(X), "normalize | int8")
     file = tmp_path / "one.vecindex"
-    Index.of(model, [np.arange(ROWS)], [model.encode(X)[0]], []).save(file, {"last": ROWS})
+    Index.of(model, [np.arange(ROWS)], [model.encode(X)[0]], [marks_of(X)], []).save(file, {"last": ROWS})
     context = multiprocessing.get_context("spawn")
     for saves in (0, 1, 2):
         received, sent = context.Pipe(duplex=False)

@@ -24,11 +24,13 @@ from vecpipe.cells import CellModel
 from vecpipe.errors import InputError, ModelFormatError
 from vecpipe.operators.cells import Cells
 from vecpipe.pipeline import Model
+from vecpipe.sample import row_hashes
 from vecpipe.scoring import Metric
 from vecpipe.search.resident import CodeMatrix
 
 Places = npt.NDArray[np.int64]
-_FORMAT = "vecpipe index 1"
+Marks = npt.NDArray[np.uint32]
+_FORMAT = "vecpipe index 2"
 _KEY = b"vecpipe"
 
 
@@ -42,29 +44,36 @@ class Index:
     rows : (n,) int64
         Number of each row.
     codes : (n, B) uint8
+    marks : (n,) uint32
+        What ``marks_of`` made of each row's vector.
     starts : (c + 1,) int64 or None
         Where each cell begins, for rows that lie ordered by cell.
     """
 
-    def __init__(self, model: Model, rows: Places, codes: Bytes, starts: Places | None) -> None:
-        self.model, self.rows, self.starts = model, rows, starts
+    def __init__(self, model: Model, rows: Places, codes: Bytes, marks: Marks, starts: Places | None) -> None:
+        self.model, self.rows, self.marks, self.starts = model, rows, marks, starts
         self.matrix = CodeMatrix(model, codes, sketch=starts is None)
         self._cells = None if starts is None else CellModel(model)
 
     @staticmethod
     def of(
-        model: Model, rows: Sequence[Places], codes: Sequence[Bytes], cells: Sequence[npt.NDArray[np.int32]]
+        model: Model,
+        rows: Sequence[Places],
+        codes: Sequence[Bytes],
+        marks: Sequence[Marks],
+        cells: Sequence[npt.NDArray[np.int32]],
     ) -> Index:
         """Join the parts of a stream; ``cells`` says where each row lies, for a model that has cells."""
         number = np.concatenate([np.empty(0, np.int64), *rows])
         packed = np.concatenate([np.empty((0, model.bytes_per_vector), np.uint8), *codes])
+        mark = np.concatenate([np.empty(0, np.uint32), *marks])
         if not has_cells(model):
-            return Index(model, number, packed, None)
+            return Index(model, number, packed, mark, None)
         cell = np.concatenate([np.empty(0, np.int32), *cells])
         order = np.argsort(cell, kind="stable")
         count = CellModel(model).step.n
         starts = np.searchsorted(cell[order], np.arange(count + 1)).astype(np.int64)
-        return Index(model, number[order], packed[order], starts)
+        return Index(model, number[order], packed[order], mark[order], starts)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -72,10 +81,10 @@ class Index:
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return self.rows.nbytes + self.matrix.nbytes
+        return self.rows.nbytes + self.marks.nbytes + self.matrix.nbytes
 
     def nearest(self, q: Float32, count: int, metric: Metric, nprobe: int) -> Places:
-        """Return the numbers of the ``count`` rows of the best scores, best first.
+        """Return where the ``count`` rows of the best scores stand in ``rows`` and ``marks``, best first.
 
         Parameters
         ----------
@@ -86,12 +95,12 @@ class Index:
         if not len(self):
             return np.empty(0, np.int64)
         if self._cells is None or self.starts is None:
-            return np.asarray(self.rows[self.matrix.top(q[None], count, metric)[0].places])
+            return self.matrix.top(q[None], count, metric)[0].places
         cells, there = self._cells.probe(q[None], nprobe)
         if not there[0]:
             return np.empty(0, np.int64)
         spans = [np.arange(self.starts[cell], self.starts[cell + 1]) for cell in cells[0].tolist()]
-        return np.asarray(self.rows[self.matrix.top_among(q, np.concatenate(spans), count, metric).places])
+        return self.matrix.top_among(q, np.concatenate(spans), count, metric).places
 
     def save(self, path: Path, about: Mapping[str, Any]) -> None:
         """Write to a file, whole or not at all, with what the caller wants to know again."""
@@ -106,9 +115,11 @@ class Index:
         columns = [
             pa.array(np.ascontiguousarray(self.rows)),
             pa.Array.from_buffers(pa.binary(width), len(codes), [None, pa.py_buffer(codes)]),
+            pa.array(np.ascontiguousarray(self.marks)),
         ]
         schema = pa.schema(
-            [("row", pa.int64()), ("code", pa.binary(width))], metadata={_KEY: json.dumps(meta).encode()}
+            [("row", pa.int64()), ("code", pa.binary(width)), ("mark", pa.uint32())],
+            metadata={_KEY: json.dumps(meta).encode()},
         )
         new = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
         try:
@@ -141,18 +152,25 @@ class Index:
             batch.validate()
             model = Model.from_bytes(base64.b64decode(meta["model"], validate=True))
             width = model.bytes_per_vector
-            rows, packed = batch.column(0), batch.column(1)
-            if rows.type != pa.int64() or packed.type != pa.binary(width) or rows.null_count or packed.null_count:
-                raise ValueError(f"columns of {rows.type} and {packed.type}")
+            kinds = [pa.int64(), pa.binary(width), pa.uint32()]
+            if batch.schema.types != kinds or any(column.null_count for column in batch.columns):
+                raise ValueError(f"columns of {', '.join(map(str, batch.schema.types))}")
+            rows, packed, marks = batch.columns
             flat = np.frombuffer(packed.buffers()[1] or b"", np.uint8)[: len(packed) * width]
             starts = None if meta["starts"] is None else np.array(meta["starts"], np.int64)
             if (starts is not None) != has_cells(model):
                 raise ValueError("cells do not fit the model")
             if starts is not None and not _in_order(starts, CellModel(model).step.n, len(rows)):
                 raise ValueError("cells that are not in order")
-            return Index(model, rows.to_numpy(), flat.reshape(len(packed), width), starts), dict(meta["about"])
+            codes = flat.reshape(len(packed), width)
+            return Index(model, rows.to_numpy(), codes, marks.to_numpy(), starts), dict(meta["about"])
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
             raise ModelFormatError(f"{path}: not a readable index ({error})") from error
+
+
+def marks_of(X: Float32) -> Marks:
+    """Return a number for each vector ``(n, d)``, ``(n,) uint32``, by which a row can be told to hold it still."""
+    return row_hashes(X).astype(np.uint32)
 
 
 def has_cells(model: Model) -> bool:

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vecpipe.engines.duckdb.functions import Scalar
+from vecpipe.arrays import flat_array
+from vecpipe.engines.duckdb.functions import Scalar, constant
 from vecpipe.engines.duckdb.handles import query_rows
-from vecpipe.engines.duckdb.indexes import Indexes, OpenCursor, again, check
+from vecpipe.engines.duckdb.indexes import Indexes, OpenCursor, again, check, check_rows
 from vecpipe.errors import EngineError, InputError, SpecError
 from vecpipe.kernels import one_blas_thread
 from vecpipe.scoring import metric_named
 
+_NAMED = pa.list_(pa.struct([("row", pa.int64()), ("mark", pa.int64())]))
 _BUILT = "STRUCT(name VARCHAR, rows BIGINT, bytes BIGINT, last_row BIGINT)"
 _LIST = (
     "STRUCT(name VARCHAR, source VARCHAR, spec VARCHAR, rows BIGINT, bytes BIGINT, last_row BIGINT, cells INTEGER)[]"
@@ -56,7 +58,7 @@ def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
         name: Any, model: Any, q: Any, count: Any, metric: Any, nprobe: Any, mark: Any, last_row: Any, transaction: Any
     ) -> Any:
         asked = query_rows(q, "vec_search: q")
-        lists: list[list[int] | None] = []
+        lists: list[list[dict[str, int | None]] | None] = []
         columns = (name, model, count, metric, nprobe, last_row, transaction)
         given = zip(*(column.to_pylist() for column in columns), strict=True)
         checked: set[tuple[Any, ...]] = set()
@@ -81,13 +83,18 @@ def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
                 if len(found.index):
                     check(found, mark[at : at + 1], now)
             with one_blas_thread():
-                rows = found.index.nearest(asked.values[at], most, metric_named(measure), cells).tolist()
+                places = found.index.nearest(asked.values[at], most, metric_named(measure), cells)
+            rows, marks = found.index.rows[places].tolist(), found.index.marks[places].tolist()
+            named: list[dict[str, int | None]] = [
+                {"row": row, "mark": mark} for row, mark in zip(rows, marks, strict=True)
+            ]
             if len(found.index) and found.last not in rows:
-                rows.append(found.last)  # so that there is a row to count with
-            lists.append(rows)
-        return pa.array(lists, pa.list_(pa.int64()))
+                named.append({"row": found.last, "mark": None})  # so that there is a row to count with
+            lists.append(named)
+        return pa.array(lists, _NAMED)
 
-    def enough(name: Any, named: Any, live: Any, k: Any) -> Any:
+    def good(name: Any, named: Any, live: Any, k: Any, mark: Any, v: Any) -> Any:
+        check_rows(indexes.get(constant(name, "vec_search: index")), flat_array(mark), flat_array(v))
         columns = (name, named, live, k)
         for one, count, there, wanted in set(zip(*(column.to_pylist() for column in columns), strict=True)):
             if count is not None and there < wanted <= count:
@@ -108,8 +115,10 @@ def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
     )  # fmt: skip
     yield Scalar("_vec_indexes", "nothing", _LIST, "Behind vec_indexes.", listed, volatile=True)
     yield Scalar(
-        "_vec_index_rows", "name, model, q, count, metric, nprobe, mark, last, transaction", "BIGINT[]",
-        "Behind vec_search.", rows_of, volatile=True,
+        "_vec_index_rows", "name, model, q, count, metric, nprobe, mark, last, transaction",
+        "STRUCT(row BIGINT, mark BIGINT)[]", "Behind vec_search.", rows_of, volatile=True,
     )  # fmt: skip
-    yield Scalar("_vec_index_enough", "name, named, live, k", "BOOLEAN", "Behind vec_search.", enough, volatile=True)
+    yield Scalar(
+        "_vec_index_good", "name, named, live, k, mark, v", "BOOLEAN", "Behind vec_search.", good, volatile=True
+    )
     yield Scalar("_vec_index_last", "name", "BIGINT", "Behind vec_search.", last)

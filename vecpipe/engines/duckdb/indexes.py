@@ -20,6 +20,7 @@ from typing import Any
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 
 from vecpipe.arrays import Float32, to_rows
 from vecpipe.cells import CellModel
@@ -27,7 +28,7 @@ from vecpipe.engines.duckdb import catalog
 from vecpipe.errors import CapabilityError, EngineError, InputError, ModelFormatError, ModelNotFoundError
 from vecpipe.kernels import one_blas_thread
 from vecpipe.ordered import in_order
-from vecpipe.search.index import Index, has_cells
+from vecpipe.search.index import Index, has_cells, marks_of
 from vecpipe.sources import open_source
 
 OpenCursor = Callable[[], duckdb.DuckDBPyConnection]
@@ -46,7 +47,8 @@ class TableIndex:
     last : int
         Number of the last row that has a vector; later ones are not in the index.
     mark : str
-        Digest of that row's vector: while it is where it was, no row before it has moved.
+        Digest of that row's vector: where it no longer is, rows before it may have moved. Rows of equal vectors can
+        take each other's place, so that each row that a search looks at is held against its own mark as well.
     since : int
         The transaction that read the table; one that began earlier may see rows that this one did not.
     """
@@ -86,7 +88,7 @@ class Indexes:
             quoted = '"' + column.replace('"', '""') + '"'
             sql = f"SELECT rowid AS row, {quoted} AS v FROM {source}"
             cells = CellModel(model) if has_cells(model) else None
-            rows, codes, places = [], [], []
+            rows, codes, marks, places = [], [], [], []
             last, mark, size = -1, "", 0
 
             def encode(batch: Any, first: int) -> tuple[Any, ...]:
@@ -99,9 +101,10 @@ class Indexes:
                 kept = np.arange(len(read)) if valid is None else np.flatnonzero(valid)
                 numbers = batch.column("row").to_numpy()[kept]
                 tail = (int(numbers[-1]), _digest(read.values[kept[-1]])) if len(kept) else None
+                marked = marks_of(read.values[kept])
                 if len(kept) < len(read):
                     packed, cell = packed[kept], None if cell is None else cell[kept]
-                return numbers, packed, cell, tail
+                return numbers, packed, marked, cell, tail
 
             def calls() -> Iterator[Callable[[], tuple[Any, ...]]]:
                 first = 0
@@ -114,9 +117,10 @@ class Indexes:
             with one_blas_thread(), ThreadPoolExecutor(threads, "vecpipe-index") as pool:
                 for part in in_order(pool, calls(), 2 * threads):
                     assert part is not None
-                    number, packed, cell, tail = part
+                    number, packed, marked, cell, tail = part
                     rows.append(number)
                     codes.append(packed)
+                    marks.append(marked)
                     if cell is not None:
                         places.append(cell)
                     if tail is not None and tail[0] > last:
@@ -126,7 +130,7 @@ class Indexes:
             cursor.commit()
         finally:
             cursor.close()
-        found = TableIndex(Index.of(model, rows, codes, places), source, column, last, mark, int(since))
+        found = TableIndex(Index.of(model, rows, codes, marks, places), source, column, last, mark, int(since))
         if path is not None:
             about = {"source": source, "column": column, "last": last, "mark": mark}
             found.index.save(path, about)
@@ -236,6 +240,19 @@ def check(found: TableIndex, mark: Any, transaction: Any) -> None:
         raise EngineError(
             f"the index of {found.source} cannot tell which rows are new: its last row has been deleted, changed or "
             f"moved; {again(found)}"
+        )
+
+
+def check_rows(found: TableIndex, marks: Any, vectors: Any) -> None:
+    """Refuse where a row that the index names (NULL marks: it does not) holds another vector than it did."""
+    named = np.asarray(marks.is_valid().to_numpy(zero_copy_only=False), bool)
+    if not named.any():
+        return
+    rows = to_rows(vectors.filter(pa.array(named)), column=found.column)
+    same = marks_of(rows.values) == marks.drop_null().to_numpy().astype(np.uint32)
+    if rows.nulls or not same.all():
+        raise EngineError(
+            f"the index of {found.source} names rows that now hold other vectors: rows have moved; {again(found)}"
         )
 
 
