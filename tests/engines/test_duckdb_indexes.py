@@ -233,8 +233,7 @@ def test_rows_added_do_not_hide_that_those_around_the_query_are_gone(docs: duckd
     )
     docs.execute("DELETE FROM docs WHERE id IN (FROM gone)")
     docs.execute(
-        f"INSERT INTO docs SELECT 90000 + i, list_transform($1::FLOAT[{D}], lambda x: -x), 'far' FROM range(50) AS r (i)",
-        [Q[0].tolist()],
+        f"INSERT INTO docs SELECT 90000 + i, $1::FLOAT[{D}], 'far' FROM range(50) AS r (i)", [(-Q[0]).tolist()]
     )
     with pytest.raises(duckdb.Error, match="still in the table"):
         search(docs, Q[0])
