@@ -21,8 +21,6 @@ CREATE OR REPLACE MACRO _vec_planned_with_newest(wanted, q, metric) AS
 -- The k rows of a table (or view, or CTE) nearest to q, with their score.
 --   code    column of codes, scored through the model
 --   rerank  column of raw vectors: the k * oversample best by code are scored again, exactly
---   bits    column of sign bits (the code of a model that ends in binary, as BIT or BLOB): DuckDB counts the bits that
---           differ, and the k * oversample rows of the fewest are scored exactly by rerank
 --   cell    column of cells (vec_cell): only rows of the nprobe cells nearest to q are looked at
 --   index   name of a resident index (vec_index) of the table; rerank then names the column it was made of
 --   ties    column that orders rows of the same score; without it their order is not defined
@@ -84,29 +82,6 @@ CREATE OR REPLACE MACRO vec_search
     )
     WHERE _vec_score IS NOT NULL
       AND (model IS NULL OR code IS NULL OR _vec_planned_with_newest(model, q, metric))
-    ORDER BY _vec_score DESC
-    LIMIT k
-),
--- by sign bits, which DuckDB counts on all its threads without a call to Python, then exactly
-(source, q, bits VARCHAR, rerank VARCHAR, model VARCHAR, k := 10, oversample := 32, metric := 'cosine') AS TABLE (
-    SELECT * EXCLUDE (_vec_differ, _vec_place, _vec_score), _vec_score AS score
-    FROM (
-        SELECT COLUMNS(lambda c: lower(c) <> 'score'),
-               _vec_exact(COLUMNS(lambda c: lower(c) = lower(rerank)), _vec_query(NULL, q, metric)) AS _vec_score
-        FROM (
-            SELECT *, row_number() OVER (ORDER BY _vec_differ) AS _vec_place
-            FROM (
-                SELECT *,
-                       bit_count(xor(COLUMNS(lambda c: lower(c) = lower(bits))::BIT,
-                                     _vec_query_bits(_vec_query(model, q, metric))::BIT)) AS _vec_differ
-                FROM query_table(source)
-                ORDER BY _vec_differ NULLS LAST
-                LIMIT k * oversample
-            )
-            WHERE _vec_differ IS NOT NULL
-        )
-    )
-    WHERE _vec_score IS NOT NULL AND _vec_planned_with_newest(model, q, metric)
     ORDER BY _vec_score DESC
     LIMIT k
 ),

@@ -62,7 +62,7 @@ CREATE OR REPLACE MACRO vec_cells_report(source, cell, vectors, model) AS TABLE
 -- Recall of vec_search as it is set, against exact search: a sample of queries, recall@k with a 95 % interval, the
 -- worst query, and the median time of a search. Sees committed tables and views, not the names of a WITH clause.
 --   queries, q  a table of queries and its column of vectors; vectors is the column of raw vectors of the table
---   the others  as in vec_search
+--   the others  as in vec_search, or in vec_search_bits where bits is given
 CREATE OR REPLACE MACRO vec_recall(
     source, queries, vectors, q := NULL, model := NULL, code := NULL, bits := NULL, rerank := NULL, cell := NULL,
     nprobe := 16, k := 10, oversample := NULL, metric := 'cosine', sample := 200

@@ -1,4 +1,4 @@
-"""vec_search(..., bits := ): shortlists by differing sign bits, held against counting them in NumPy."""
+"""vec_search_bits: shortlists by differing sign bits, held against counting them in NumPy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def signed(docs: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
 
 def search(con: duckdb.DuckDBPyConnection, more: str, q: object = Q, source: str = "docs") -> list[tuple]:
     given = {"q": None if q is None else np.asarray(q).tolist()}
-    sql = f"SELECT id, score FROM vec_search('{source}', $q::FLOAT[12], model := 'signs', rerank := 'emb', {more})"
+    sql = f"SELECT id, score FROM vec_search_bits('{source}', $q::FLOAT[12], model := 'signs', rerank := 'emb', {more})"
     return con.execute(sql, given).fetchall()
 
 
@@ -61,7 +61,7 @@ def test_the_rows_of_fewest_differing_bits_are_scored(signed, X, column):
 
 
 def test_the_query_may_be_bytes(signed):
-    sql = "SELECT id FROM vec_search('docs', $q::BLOB, model := 'signs', bits := 'bits', rerank := 'emb')"
+    sql = "SELECT id FROM vec_search_bits('docs', $q::BLOB, model := 'signs', bits := 'bits', rerank := 'emb')"
     as_bytes = signed.execute(sql, {"q": Q.astype("<f4").tobytes()}).fetchall()
     assert as_bytes == [(row,) for row, _ in search(signed, "bits := 'bits'")]
 
@@ -83,12 +83,18 @@ def test_filters_and_a_column_called_score(signed):
     assert [row % 2 for row, _ in found] == [1] * 5
     assert all(isinstance(score, float) for _, score in found)
     sql = """WITH few AS (SELECT * FROM docs WHERE id IN (3, 5))
-             SELECT id FROM vec_search('few', $q, model := 'signs', bits := 'bits', rerank := 'emb')"""
+             SELECT id FROM vec_search_bits('few', $q, model := 'signs', bits := 'bits', rerank := 'emb')"""
     assert sorted(signed.execute(sql, {"q": Q.tolist()}).fetchall()) == [(3,), (5,)]
 
 
+def test_each_query_of_a_lateral_join_finds_its_own(signed):
+    sql = """SELECT a.id, s.id FROM (SELECT id, emb FROM docs WHERE id IN (3, 50, 77)) a,
+             LATERAL vec_search_bits('docs', a.emb, model := 'signs', bits := 'bits', rerank := 'emb', k := 1) s"""
+    assert sorted(signed.execute(sql).fetchall()) == [(3, 3), (50, 50), (77, 77)]
+
+
 def test_what_cannot_be_searched_is_named(signed):
-    sql = "FROM vec_search('docs', $q, model := 'codes', bits := 'bits', rerank := 'emb')"
+    sql = "FROM vec_search_bits('docs', $q, model := 'codes', bits := 'bits', rerank := 'emb')"
     with pytest.raises(duckdb.Error, match=r"int8' does not write sign bits; fit a spec that ends in binary"):
         signed.execute(sql, {"q": Q.tolist()}).fetchall()
     signed.execute("ALTER TABLE docs ADD COLUMN other BIT")
@@ -108,7 +114,7 @@ def test_the_shortlist_is_counted_by_duckdb_itself(signed, monkeypatch):
     calls = []
     made = vecpipe.Model.query_bits
     monkeypatch.setattr(vecpipe.Model, "query_bits", lambda *given: calls.append(1) or made(*given))
-    sql = "SELECT id FROM vec_search('many', $q::BLOB, model := 'signs', bits := 'bits', rerank := 'emb', k := 2)"
+    sql = "SELECT id FROM vec_search_bits('many', $q::BLOB, model := 'signs', bits := 'bits', rerank := 'emb', k := 2)"
     assert len(signed.execute(sql, {"q": Q.astype("<f4").tobytes()}).fetchall()) == 2
     assert len(calls) == 1
 

@@ -17,7 +17,7 @@ from vecpipe.bench.settings import Setting, ask_in_turns, cheapest
 from vecpipe.metrics.retrieval import nearest
 
 WARM = 5
-EXACT, CODES, BITS = "DuckDB ORDER BY", "vec_search codes", "vec_search bits"
+EXACT, CODES, BITS = "DuckDB ORDER BY", "vec_search codes", "vec_search_bits"
 CELLS, INDEX = "vec_search cells", "vec_search index"
 OVERSAMPLES = (4, 8, 16, 32, 64, 100)
 PROBES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
@@ -86,15 +86,17 @@ class Searched:
         def setting(group: str, name: str, sql: str) -> Setting:
             return Setting(group, name, partial(self._ask, sql, group != EXACT), self.builds[group], k=k)
 
-        def searches(group: str, arguments: str, knob: str, values: Sequence[int]) -> list[Setting]:
-            sql = f"SELECT id FROM vec_search('docs', $q::BLOB, {arguments}, {knob} := {{}})"
+        def searches(
+            group: str, arguments: str, knob: str, values: Sequence[int], name: str = "vec_search"
+        ) -> list[Setting]:
+            sql = f"SELECT id FROM {name}('docs', $q::BLOB, {arguments}, {knob} := {{}})"
             return [setting(group, f"{knob} {n}", sql.format(n)) for n in values]
 
         order = f"SELECT id FROM docs ORDER BY array_cosine_distance(emb, $q::FLOAT[{self.dim}]) LIMIT {k}"
         return [
             [setting(EXACT, "exact", order)],
             [setting(CODES, "int8, rerank", f"SELECT id FROM vec_search('docs', $q::BLOB, {codes})")],
-            searches(BITS, bits, "oversample", OVERSAMPLES),
+            searches(BITS, bits, "oversample", OVERSAMPLES, "vec_search_bits"),
             searches(CELLS, f"{codes}, cell := 'cell'", "nprobe", probes),
             searches(INDEX, index, "nprobe", probes),
         ]

@@ -464,7 +464,7 @@ def _query_bits(query: Any) -> Any:
             made.append(None)
             continue
         if found.model is None or found.queries is None:
-            raise SpecError("vec_search: bits: name the model that wrote them; pass model := 'name'")
+            raise SpecError("vec_search_bits: name the model that wrote them; pass model := 'name'")
         bits, known = found.model.query_bits(found.queries)
         made.append(bits[0].tobytes() if known[0] else None)
     return pa.array(made, pa.binary())
@@ -527,6 +527,6 @@ _HAND_WRITTEN = (
     Scalar("_vec_decode", "handle, code", "FLOAT[]", "Behind vec_decode.", _decode),
     Scalar("_vec_score", "code, query", "FLOAT", "Behind vec_score.", _score),
     Scalar("_vec_is_newest", "query, version", "BOOLEAN", "Behind vec_search.", _is_newest),
-    Scalar("_vec_query_bits", "query", "BLOB", "Behind vec_search.", _query_bits),
+    Scalar("_vec_query_bits", "query", "BLOB", "Behind vec_search_bits.", _query_bits),
     Scalar("_vec_exact", "v, query", "FLOAT", "Behind vec_exact.", _exact),
 )

@@ -85,14 +85,15 @@ def _audit(
         raise SpecError("vec_recall needs code := or rerank := with the name of a column")
     if "cell" not in given:
         given.pop("nprobe", None)
-        if "code" not in given:
+        if "code" not in given and "bits" not in given:
             given.pop("model", None)
     asked = _sampled(cursor, queries, q, int(sample))
     best = ExactBest(asked, k, metric)
     for rows in _batches(cursor, f"SELECT {_quoted(vectors)} FROM {source}", asked.shape[1]):
         best.add(rows)
     arguments = "".join(f", {name} := ${name}" for name in given)
-    sql = f"SELECT {_quoted(vectors)} FROM vec_search($source, $q::FLOAT[{asked.shape[1]}]{arguments})"
+    search = "vec_search_bits" if "bits" in given else "vec_search"
+    sql = f"SELECT {_quoted(vectors)} FROM {search}($source, $q::FLOAT[{asked.shape[1]}]{arguments})"
     shares, spent = [], []
     for row, one in enumerate(asked):
         start = time.perf_counter()
