@@ -1,5 +1,9 @@
 -- Retrieval over a column of codes or of vectors.
 
+-- The number of the transaction lets the mentions of a query in one statement look its model up once.
+CREATE OR REPLACE MACRO _vec_query(wanted, q, metric) AS
+    _vec_prepare(wanted, q, metric, txid_current());
+
 -- A short handle for a query carried through a model; NULL as the model for searching raw vectors.
 -- The model must be committed: the handle is made while the statement is planned.
 CREATE OR REPLACE MACRO vec_query(model, q, metric := 'cosine') AS

@@ -51,7 +51,7 @@ _ADVISE_RETURNS = (
 
 def procedures(open_cursor: OpenCursor) -> Iterator[Scalar]:
     """Yield the functions for a database that cursors can be opened on."""
-    yield Scalar("_vec_query", "model, q, metric", "VARCHAR", "Behind vec_query.", _query(open_cursor))
+    yield Scalar("_vec_prepare", "model, q, metric, transaction", "VARCHAR", "Behind vec_query.", _query(open_cursor))
     yield Scalar(
         "vec_fit_query",
         "name, spec, sql [, queries_sql]",
@@ -70,18 +70,41 @@ def procedures(open_cursor: OpenCursor) -> Iterator[Scalar]:
     )
 
 
+class _Newest:
+    """The newest committed model of a name, looked up once for each transaction that asks.
+
+    Planning a search asks several times, and each look is a statement of its own. What a transaction is told stays
+    what it is told: it does not see what others commit in the meantime anyway.
+    """
+
+    _MANY = 256
+
+    def __init__(self, open_cursor: OpenCursor) -> None:
+        self._open_cursor = open_cursor
+        self._known: dict[str, tuple[int, tuple[Model, int]]] = {}
+
+    def __call__(self, name: str, transaction: int) -> tuple[Model, int]:
+        asked, found = self._known.get(name, (None, None))
+        if found is None or asked != transaction:
+            found = _committed_model(self._open_cursor, name)
+            if len(self._known) >= self._MANY:
+                self._known.clear()
+            self._known[name] = transaction, found
+        return found
+
+
 def _query(open_cursor: OpenCursor) -> Callable[..., Any]:
-    def query(model: Any, q: Any, metric: Any) -> Any:
+    newest = _Newest(open_cursor)
+
+    def query(model: Any, q: Any, metric: Any, transaction: Any) -> Any:
         rows = handles.query_rows(q, "vec_query: q")
         prepared: list[str | None] = []
-        models: dict[str | None, tuple[Model | None, int | None]] = {None: (None, None)}
-        for at, (name, wanted) in enumerate(zip(model.to_pylist(), metric.to_pylist(), strict=True)):
+        asked = zip(model.to_pylist(), metric.to_pylist(), transaction.to_pylist(), strict=True)
+        for at, (name, wanted, number) in enumerate(asked):
             if rows.valid is not None and not rows.valid[at]:
                 prepared.append(None)
                 continue
-            if name not in models:
-                models[name] = _committed_model(open_cursor, str(name))
-            found, version = models[name]
+            found, version = (None, None) if name is None else newest(str(name), number)
             handle = handles.keep_query(found, rows.values[at : at + 1], metric_named(wanted), version)
             prepared.append(handle)
         return pa.array(prepared, pa.string())
