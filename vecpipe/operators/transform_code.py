@@ -20,7 +20,7 @@ from vecpipe.arrays import Bytes, Float32, Float64
 from vecpipe.errors import ModelFormatError
 from vecpipe.operators.base import Codec, Layout, State, check_matrix, register
 from vecpipe.operators.fit_data import FitData
-from vecpipe.operators.kmeans import WORDS, product_codebook, refine
+from vecpipe.operators.kmeans import WORDS, lloyd_levels, product_codebook, refine
 from vecpipe.operators.linear import principal_axes, random_generator
 from vecpipe.operators.lut import ByteTables, look_up, padded_width
 from vecpipe.operators.parameters import param
@@ -111,7 +111,14 @@ class TransformCode(Codec):
         for group in groups:
             part = slice(start, start + len(group))
             first = product_codebook(values[axes][part])
-            words[:, part] = refine(np.ascontiguousarray(points[:, part]), share, first, _ROUNDS, _WORD_PRIOR)
+            mine = np.ascontiguousarray(points[:, part])
+            if len(group) == 1:  # the same rounds, without a distance from each point to each word
+                levels = lloyd_levels(
+                    mine[:, 0].astype(np.float64), share, first[:, 0].astype(np.float64), _ROUNDS, _WORD_PRIOR
+                )
+                words[:, part] = levels[:, None]
+            else:
+                words[:, part] = refine(mine, share, first, _ROUNDS, _WORD_PRIOR)
             start = part.stop
         step = np.maximum(np.abs(words).max(axis=0).astype(np.float64), 1e-30) / LEVELS
         state: State = {
