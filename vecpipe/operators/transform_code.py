@@ -23,6 +23,7 @@ from vecpipe.operators.fit_data import FitData
 from vecpipe.operators.kmeans import WORDS, lloyd_levels, product_codebook, refine
 from vecpipe.operators.linear import principal_axes, random_generator
 from vecpipe.operators.lut import ByteTables, look_up, padded_width
+from vecpipe.operators.norms import WordNorms
 from vecpipe.operators.parameters import param
 from vecpipe.operators.word_search import LEVELS, WordSearch, make_searches
 
@@ -175,6 +176,7 @@ class TransformCode(Codec):
         self._scales: Float32 = np.concatenate([[0.0], np.exp(ladder)]).astype(np.float32)
         self._scale_edges: Float32 = ((ladder[1:] + ladder[:-1]) / 2).astype(np.float32)
         self._searches: list[WordSearch] | None = None
+        self._norms: tuple[WordNorms | None] | None = None
 
     # Rows ------------------------------------------------------------------------------------------------
 
@@ -260,6 +262,22 @@ class TransformCode(Codec):
             scores *= self._scales[codes[:, -1]]
         scores += prepared.offset[:, None]
         return scores
+
+    def squared_norms(self, codes: Bytes) -> Float32:
+        """Return ``(n,)`` squared norms of the decoded vectors, by tables where those are faster than decoding."""
+        if self._norms is None:  # made by the first who asks: not every use of a model is a search by cosine
+            state = self.state
+            self._norms = (WordNorms.build(state["words"], self._tables.sizes, state["backward"], state["mean"]),)
+        tables = self._norms[0]
+        if tables is None:
+            return super().squared_norms(codes)
+        scales = self._scales[codes[:, -1]] if self._has_scale else None
+        wide, unsure = tables.squared_norms(codes[:, : self._bytes_used], scales)
+        with np.errstate(over="ignore"):
+            norms = wide.astype(np.float32)
+        if unsure.any():
+            norms[unsure] = super().squared_norms(codes[unsure])
+        return norms
 
 
 def training_rows(count: int, wanted: int) -> npt.NDArray[np.int64]:
