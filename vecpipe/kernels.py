@@ -143,6 +143,26 @@ def row_products(A: Float32, B: Float32) -> Float64:
     return np.asarray(np.einsum("ij,ij->i", A, B, dtype=np.float64))
 
 
+def digit_products(A: npt.NDArray[np.int8], B: npt.NDArray[np.int8]) -> Float64:
+    """Return ``(n,)`` inner products of row with row of ``(n, d) int8`` levels, exact."""
+    return np.asarray(numkong.dot(A, B)) if len(A) else np.zeros(0)
+
+
+def digit_sums(levels: npt.NDArray[np.int8]) -> Float64:
+    """Return the ``(n,)`` sums of the rows of ``(n, d) int8`` levels, exact."""
+    return digit_products(levels, np.broadcast_to(np.ones(levels.shape[1], dtype=np.int8), levels.shape))
+
+
+def half_squares(halves: npt.NDArray[np.float16]) -> Float64:
+    """Return ``(n,)`` squared norms of ``(n, d) float16`` rows without widening them."""
+    return np.asarray(numkong.dot(halves, halves)) if len(halves) else np.zeros(0)
+
+
+def bfloat_squares(halves: npt.NDArray[np.uint16]) -> Float64:
+    """Return ``(n,)`` squared norms of ``(n, d)`` rows of bfloat16, given as their bits."""
+    return np.asarray(numkong.dot(halves, halves, "bf16")) if len(halves) else np.zeros(0)
+
+
 class DigitQuery:
     """A float query as two int8 digits a dimension, for integer products with int8 codes.
 

@@ -10,9 +10,10 @@ import numpy.typing as npt
 
 from vecpipe.arrays import Bytes, Float32, Float64
 from vecpipe.errors import ModelFormatError
-from vecpipe.kernels import DigitQuery
+from vecpipe.kernels import DigitQuery, digit_products
 from vecpipe.operators.base import Codec, Layout, State, register
 from vecpipe.operators.fit_data import FitData
+from vecpipe.operators.lut import look_up
 from vecpipe.operators.packing import pack, packed_bytes, stored_numbers, unpack
 from vecpipe.operators.parameters import param
 
@@ -101,8 +102,11 @@ class _Ranges(Codec):
         step, middle = self.state["step"].astype(np.float64), self._middle()
         linear, square = (2.0 * middle * step).astype(np.float32), (step * step).astype(np.float32)
         norms = np.empty(len(codes), dtype=np.float32)
+        room = np.empty((min(_NORM_ROWS, len(codes)), self.dim), dtype=np.float32)
         for start in range(0, len(codes), _NORM_ROWS):
-            levels = self._signed(codes[start : start + _NORM_ROWS]).astype(np.float32)
+            signed = self._signed(codes[start : start + _NORM_ROWS])
+            levels = room[: len(signed)]
+            levels[:] = signed
             part = levels @ linear
             levels *= levels
             norms[start : start + _NORM_ROWS] = part + levels @ square
@@ -172,7 +176,11 @@ class Int8(_Ranges):
 
     def squared_norms(self, codes: Bytes) -> Float32:
         """Return ``(n,)`` squared norms of the decoded vectors."""
-        return Codec.squared_norms(self, codes) if self.scale == "vector" else super().squared_norms(codes)
+        if self.scale == "vector":
+            levels = codes[:, :-4].view(np.int8)
+            squares = digit_products(levels, levels) * absmax_scales(codes).astype(np.float64) ** 2
+            return np.asarray(squares, dtype=np.float32)
+        return super().squared_norms(codes)
 
     @property
     def noise(self) -> float:
@@ -208,6 +216,19 @@ class Int4(_Ranges):
     source = "uniform scalar quantisation"
     oracle = "numpy.clip(numpy.rint(...)); error of at most half a step inside the range; FAISS SQ4 (quantile=1)"
     bits = 4
+
+    def prepare_state(self) -> None:
+        """Derive the inverse steps, and the squares of the two numbers that each byte holds."""
+        super().prepare_state()
+        values = np.zeros((self.dim + self.dim % 2, 16))
+        values[: self.dim] = self.state["low"][:, None] + np.arange(16) * self.state["step"].astype(np.float64)[:, None]
+        squares = values * values
+        pairs = squares[::2, :, None] + squares[1::2, None, :]
+        self._squares: Float32 = pairs.reshape(1, -1, 256).astype(np.float32)
+
+    def squared_norms(self, codes: Bytes) -> Float32:
+        """Return ``(n,)`` squared norms of the decoded vectors, by look-up of what each byte adds."""
+        return np.asarray(look_up(self._squares, codes)[0])
 
     quantile: float = param(0.99, doc="share of the values inside a dimension's range", minimum=0.5, maximum=1.0)
 

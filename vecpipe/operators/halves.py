@@ -8,8 +8,11 @@ import numpy as np
 
 from vecpipe.arrays import Bytes, Float32
 from vecpipe.errors import InputError
-from vecpipe.kernels import HalfQuery
+from vecpipe.kernels import HalfQuery, bfloat_squares, half_squares
 from vecpipe.operators.base import Codec, register
+
+_TINY = 1e-30
+"""Squared norm below which squares may be too small for the product of halves."""
 
 
 @register
@@ -53,6 +56,10 @@ class Float16(Codec):
         """Return inner products ``(m, n) float32`` without widening the codes."""
         return prepared.dot(np.ascontiguousarray(codes).view("<f2"))
 
+    def squared_norms(self, codes: Bytes) -> Float32:
+        """Return ``(n,)`` squared norms of the halves, which stay as they are."""
+        return half_squares(np.ascontiguousarray(codes).view("<f2")).astype(np.float32)
+
 
 @register
 @dataclass(eq=False)
@@ -83,3 +90,12 @@ class BFloat16(Codec):
         """Return the halves as float32."""
         wide = np.ascontiguousarray(codes).view("<u2").astype("<u4") << np.uint32(16)
         return wide.view("<f4").astype(np.float32, copy=False)
+
+    def squared_norms(self, codes: Bytes) -> Float32:
+        """Return ``(n,)`` squared norms of the decoded vectors; the halves stay as they are but in the tiniest rows."""
+        with np.errstate(over="ignore"):
+            norms = bfloat_squares(np.ascontiguousarray(codes).view("<u2")).astype(np.float32)
+        tiny = norms < _TINY
+        if tiny.any():
+            norms[tiny] = super().squared_norms(codes[tiny])
+        return norms

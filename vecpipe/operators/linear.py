@@ -172,6 +172,11 @@ def random_rotation(d: int, seed: int) -> Float64:
     return np.asarray(q * np.where(np.diagonal(r) < 0, -1.0, 1.0))
 
 
+def keeps_lengths(matrix: Float64) -> bool:
+    """Return whether the rows of a matrix are orthonormal, so that ``x @ matrix`` is as long as x."""
+    return bool(np.abs(matrix @ matrix.T - np.eye(len(matrix))).max() < 1e-5)
+
+
 def rows_f32(array: npt.NDArray[np.floating]) -> Float32:
     """Return a C-contiguous float32 copy."""
     return np.ascontiguousarray(array, dtype=np.float32)

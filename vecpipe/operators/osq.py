@@ -18,7 +18,7 @@ from vecpipe.errors import ModelFormatError
 from vecpipe.operators.base import Codec, Layout, State, check_matrix, register
 from vecpipe.operators.fit_data import FitData
 from vecpipe.operators.kmeans import MAX_BITS, allocate_bits, gaussian_levels, lloyd_levels
-from vecpipe.operators.linear import principal_axes
+from vecpipe.operators.linear import keeps_lengths, principal_axes
 from vecpipe.operators.parameters import param
 from vecpipe.operators.transform_code import training_rows
 
@@ -117,6 +117,7 @@ class OSQ(Codec):
         self._axis_of_bit = np.repeat(np.arange(len(whole)), whole)
         inside = np.arange(int(whole.sum())) - np.repeat(first, whole)
         self._shift_of_bit = (np.repeat(whole, whole) - 1 - inside).astype(np.uint8)
+        self._added: tuple[Float32 | None] | None = None
         # A field lies in two neighbouring bytes at most: read both as one number, shift and mask.
         self._byte = first // 8
         self._shift = (16 - first % 8 - whole).astype(np.uint16)
@@ -181,6 +182,29 @@ class OSQ(Codec):
             scores[:, start : start + _ROWS] = kernels.inner_products(turned, near)
         scores += offset[:, None]
         return scores
+
+    def squared_norms(self, codes: Bytes) -> Float32:
+        """Return ``(n,)`` squared norms of the decoded vectors: the axes are at right angles, so levels add up."""
+        if self._added is None:
+            self._added = (self._squares(),)
+        added = self._added[0]
+        if added is None:
+            return super().squared_norms(codes)
+        ones = np.ones(len(self._starts), dtype=np.float32)
+        norms = np.empty(len(codes), dtype=np.float32)
+        for start in range(0, len(codes), _ROWS):
+            norms[start : start + _ROWS] = added.take(self._cells(codes[start : start + _ROWS])) @ ones
+        mean = self.state["mean"].astype(np.float64)
+        return np.asarray(np.maximum(norms + np.float32(mean @ mean), np.float32(0)))
+
+    def _squares(self) -> Float32 | None:
+        """Return what each level adds to a squared norm; None where the axes are not at right angles."""
+        axes = self.state["axes"].T.astype(np.float64)
+        if not keeps_lengths(axes):
+            return None
+        along = np.repeat(axes @ self.state["mean"].astype(np.float64), 1 << self.state["bits"].astype(np.int64))
+        levels = self.state["levels"].astype(np.float64)
+        return np.asarray(levels * (levels + 2.0 * along), dtype=np.float32)
 
     def distance_bounds(self, Q: Float32, codes: Bytes) -> Float64:
         """Return ``(m, n)`` distances that no encoded vector can be nearer than: those to the edges of its cells.

@@ -21,7 +21,7 @@ from vecpipe.kernels import affine, one_blas_thread
 from vecpipe.operators.base import Codec, Layout, State, check_matrix, register
 from vecpipe.operators.fit_data import FitData
 from vecpipe.operators.kmeans import assign, kmeans, nearest, refine
-from vecpipe.operators.linear import principal_axes, rows_f32
+from vecpipe.operators.linear import keeps_lengths, principal_axes, rows_f32
 from vecpipe.operators.lut import ByteTables, look_up
 from vecpipe.operators.parameters import param
 
@@ -141,6 +141,7 @@ class PQ(WordCodec):
             words = np.concatenate(parts, axis=1)
             sizes = [sum(sizes[at : at + 2]) for at in range(0, self.m, 2)]
         self._tables = ByteTables(rows_f32(words), sizes)
+        self._squares: Float32 | None = None
 
     def encode(self, X: Float32) -> Bytes:
         """Return the numbers of the nearest centroids."""
@@ -177,9 +178,11 @@ class PQ(WordCodec):
 
     def squared_norms(self, codes: Bytes) -> Float32:
         """Return ``(n,)`` squared norms of the decoded vectors, the sum of the pieces'."""
-        words = self._tables.words.astype(np.float64)
-        squares = np.add.reduceat(words * words, self._tables.starts, axis=1).T
-        return np.asarray(look_up(np.ascontiguousarray(squares[None], dtype=np.float32), codes)[0])
+        if self._squares is None:
+            words = self._tables.words.astype(np.float64)
+            squares = np.add.reduceat(words * words, self._tables.starts, axis=1).T
+            self._squares = np.ascontiguousarray(squares[None], dtype=np.float32)
+        return np.asarray(look_up(self._squares, codes)[0])
 
 
 @register
@@ -249,6 +252,7 @@ class OPQ(PQ):
         """Lay the centroids out, and widen the rotation."""
         super().prepare_state()
         self._rotation = self.state["rotation"].astype(np.float64)
+        self._keeps_lengths: bool | None = None
 
     def encode(self, X: Float32) -> Bytes:
         """Return the numbers of the centroids nearest to the rotated vectors."""
@@ -263,5 +267,7 @@ class OPQ(PQ):
         return super().prepare((Q.astype(np.float64) @ self._rotation).astype(np.float32))
 
     def squared_norms(self, codes: Bytes) -> Float32:
-        """Return ``(n,)`` squared norms of the decoded vectors."""
-        return Codec.squared_norms(self, codes)
+        """Return ``(n,)`` squared norms of the decoded vectors: those of ``pq`` before they are rotated back."""
+        if self._keeps_lengths is None:
+            self._keeps_lengths = keeps_lengths(self._rotation.T)
+        return super().squared_norms(codes) if self._keeps_lengths else Codec.squared_norms(self, codes)

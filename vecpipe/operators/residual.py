@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,6 +22,9 @@ from vecpipe.operators.product import TRAINING_ROWS, WordCodec, training_rows
 
 BEAM = 5
 _ROWS = 128
+_NORM_ROWS = 256
+_MOST_PAIRED = 12
+"""Bytes of a code up to which the products of all pairs of words are held, 256 KiB a pair."""
 
 Floating = TypeVar("Floating", np.float32, np.float64)
 
@@ -70,6 +74,7 @@ class RVQ(WordCodec):
         """Widen the words."""
         self._wide = self.state["words"].astype(np.float64)
         self._half = _half(self._wide)
+        self._pairs: tuple[Float32, list[Float32]] | None = None
 
     def encode(self, X: Float32) -> Bytes:
         """Return the numbers of the words, the best of ``BEAM`` ways kept from stage to stage."""
@@ -108,6 +113,33 @@ class RVQ(WordCodec):
     def score(self, prepared: Any, codes: Bytes) -> Float32:
         """Return inner products by look-up, ``(m, n) float32``."""
         return look_up(prepared, codes)
+
+    def squared_norms(self, codes: Bytes) -> Float32:
+        """Return ``(n,)`` squared norms of the decoded vectors: the sums over pairs of words, looked up."""
+        if codes.shape[1] > _MOST_PAIRED:
+            norms = np.empty(len(codes), dtype=np.float32)
+            for start in range(0, len(codes), _NORM_ROWS):
+                norms[start : start + _NORM_ROWS] = super().squared_norms(codes[start : start + _NORM_ROWS])
+            return norms
+        if self._pairs is None:
+            self._pairs = self._products_of_words()
+        own, between = self._pairs
+        norms = look_up(own, codes)[0]
+        for table, (one, other) in zip(between, combinations(range(codes.shape[1]), 2), strict=True):
+            norms += table.take(codes[:, one] * np.uint16(256) + codes[:, other])
+        return np.asarray(np.maximum(norms, np.float32(0)))
+
+    def _products_of_words(self) -> tuple[Float32, list[Float32]]:
+        """Return squared lengths of each byte's words ``(1, b, 256)``, and twice their products for pairs of bytes."""
+        words = list(self._wide)
+        if self.bits == 4:
+            halves = [*words, *([np.zeros_like(words[0])] if self.m % 2 else [])]
+            words = [
+                (one[:, None] + other).reshape(256, -1) for one, other in zip(halves[::2], halves[1::2], strict=True)
+            ]
+        own = np.stack([(word * word).sum(axis=1) for word in words]).astype(np.float32)
+        between = [(2.0 * (one @ other.T)).astype(np.float32).ravel() for one, other in combinations(words, 2)]
+        return own[None], between
 
 
 def _half(words: npt.NDArray[Floating]) -> npt.NDArray[Floating]:

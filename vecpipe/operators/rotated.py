@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from vecpipe.arrays import Bytes, Float32, Float64
 from vecpipe.errors import ModelFormatError
-from vecpipe.kernels import DigitQuery, affine
+from vecpipe.kernels import DigitQuery, affine, digit_products, digit_sums
 from vecpipe.operators.base import Codec, Layout, State, check_matrix, register
 from vecpipe.operators.fit_data import FitData
 from vecpipe.operators.kmeans import gaussian_levels
@@ -123,15 +123,27 @@ class _Rotated(Codec):
 
     def squared_norms(self, codes: Bytes) -> Float32:
         """Return ``(n,)`` squared norms of the vectors that were encoded, which the code knows: ``(f |g| cos)^2``."""
-        return self._lengths_of(self._values_of(codes), codes)
+        return self._lengths_of(self._grid_squares(codes), codes)
 
     def _values_of(self, codes: Bytes) -> Float32:
         """Return the levels as the grid has them, ``(n, d) float32``."""
         return np.asarray(self._body(codes).astype(np.float32) + np.float32(self._shift))
 
-    def _lengths_of(self, grid: Float32, codes: Bytes) -> Float32:
+    def _lengths_of(self, squares: Float32 | Float64, codes: Bytes) -> Float32:
+        """Return the squared norms that go with the squared lengths of the levels."""
         factor, cosine = self._tail(codes)
-        return np.asarray(np.einsum("ij,ij->i", grid, grid) * (factor * cosine) ** 2, dtype=np.float32)
+        return np.asarray(squares * (factor * cosine) ** 2, dtype=np.float32)
+
+    def _grid_squares(self, codes: Bytes) -> Float64:
+        """Return ``(n,)`` squared lengths ``|g|^2``: known beforehand where all levels have the same size."""
+        sizes = np.abs(self._levels + self._shift)
+        if sizes.min() == sizes.max():
+            return np.full(len(codes), self.dim * float(sizes[0]) ** 2)
+        body = self._body(codes)
+        squares = digit_products(body, body)
+        if self._shift:
+            squares = squares + 2.0 * self._shift * digit_sums(body) + self.dim * self._shift**2
+        return squares
 
     def pair_products(self, a: Bytes, b: Bytes) -> tuple[Float64, Float64, Float64]:
         """Return inner products, and the squared lengths that the codes know, which decoding overstates.
@@ -143,7 +155,8 @@ class _Rotated(Codec):
             rows = slice(start, start + _ROWS)
             one, two = self._values_of(a[rows]), self._values_of(b[rows])
             products[rows] = np.einsum("ij,ij->i", one, two)
-            left[rows], right[rows] = self._lengths_of(one, a[rows]), self._lengths_of(two, b[rows])
+            left[rows] = self._lengths_of(np.einsum("ij,ij->i", one, one), a[rows])
+            right[rows] = self._lengths_of(np.einsum("ij,ij->i", two, two), b[rows])
         products *= self._tail(a)[0].astype(np.float64)
         products *= self._tail(b)[0]
         return products, left, right

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from vecpipe.arrays import Bytes, Float32
 from vecpipe.errors import InputError, ModelFormatError
-from vecpipe.kernels import DigitQuery
+from vecpipe.kernels import DigitQuery, digit_products, digit_sums, row_products
 from vecpipe.operators.base import Codec, Layout, State, register
 from vecpipe.operators.codecs import absmax_codes, absmax_scales
 from vecpipe.operators.fit_data import FitData
@@ -108,12 +108,34 @@ class LVQ(Codec):
             products, shift = products + share * fine, shift + share * fine_shift - 0.5
         return np.asarray(products * step + np.outer(total, low + shift * step.astype(np.float64)), dtype=np.float32)
 
+    def squared_norms(self, codes: Bytes) -> Float32:
+        """Return ``(n,)`` squared norms of the decoded vectors: ``sum (l + s c)^2`` from sums of whole numbers."""
+        low, step, levels, rest = self._read(codes)
+        signed, shift = _signed_levels(levels, self.bits)
+        total, squares = digit_sums(signed), digit_products(signed, signed)
+        if rest is not None:
+            fine, fine_shift = _signed_levels(rest, self.residual)
+            share = 1.0 / (2**self.residual - 1)
+            squares += 2.0 * share * digit_products(signed, fine) + share * share * digit_products(fine, fine)
+            total += share * digit_sums(fine)
+            shift += share * fine_shift - 0.5
+        # With c = signed + shift, the entries are (l + s shift) + s signed.
+        base, size = low + shift * step.astype(np.float64), step.astype(np.float64)
+        norms = self.dim * base * base + 2.0 * base * size * total + size * size * squares
+        return np.asarray(np.maximum(norms, 0.0), dtype=np.float32)
+
+
+def _signed_levels(levels: Bytes, bits: int) -> tuple[npt.NDArray[np.int8], float]:
+    """Return the levels as signed bytes, and what was taken off each level to make it one."""
+    if bits < MAX_BITS:
+        return levels.view(np.int8), 0.0
+    return (levels ^ np.uint8(128)).view(np.int8), 128.0
+
 
 def _level_products(digits: DigitQuery, levels: Bytes, bits: int) -> tuple[Float32, float]:
     """Return products with the levels as signed bytes, and what was taken off each level to make it one."""
-    if bits < MAX_BITS:
-        return digits.dot(levels.view(np.int8)), 0.0
-    return digits.dot((levels ^ np.uint8(128)).view(np.int8)), 128.0
+    signed, shift = _signed_levels(levels, bits)
+    return digits.dot(signed), shift
 
 
 def _half_down(values: npt.NDArray[np.floating]) -> npt.NDArray[np.float16]:
@@ -208,6 +230,12 @@ class BEBR(Codec):
         products += shift[:, None].astype(np.float32)
         return products
 
+    def squared_norms(self, codes: Bytes) -> Float32:
+        """Return ``(n,)`` squared norms of the decoded vectors, from sums of whole numbers."""
+        levels, shift = self._signed(codes), self._shift
+        squares = digit_products(levels, levels) + 2.0 * shift * digit_sums(levels) + self.dim * shift * shift
+        return np.asarray(squares * (2.0 * self._unit * self._scale) ** 2, dtype=np.float32)
+
 
 @register
 @dataclass(eq=False)
@@ -286,3 +314,9 @@ class Int8Outlier(Codec):
         digits, wide = prepared
         levels, scales, large = self._split(codes)
         return np.asarray(digits.dot(levels) * scales + wide @ large.T, dtype=np.float32)
+
+    def squared_norms(self, codes: Bytes) -> Float32:
+        """Return ``(n,)`` squared norms of the decoded vectors."""
+        levels, scales, large = self._split(codes)
+        norms = digit_products(levels, levels) * scales.astype(np.float64) ** 2 + row_products(large, large)
+        return np.asarray(norms, dtype=np.float32)
