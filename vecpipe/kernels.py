@@ -145,7 +145,12 @@ def row_products(A: Float32, B: Float32) -> Float64:
 
 def digit_products(A: npt.NDArray[np.int8], B: npt.NDArray[np.int8]) -> Float64:
     """Return ``(n,)`` inner products of row with row of ``(n, d) int8`` levels, exact."""
-    return np.asarray(numkong.dot(A, B)) if len(A) else np.zeros(0)
+    return np.asarray(numkong.dot(_in_rows(A), _in_rows(B))) if len(A) else np.zeros(0)
+
+
+def _in_rows(levels: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+    """Return rows whose entries lie side by side; the rows themselves may lie apart, or be the same."""
+    return levels if levels.strides[1] == 1 else np.ascontiguousarray(levels)
 
 
 def digit_sums(levels: npt.NDArray[np.int8]) -> Float64:

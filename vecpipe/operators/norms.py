@@ -88,10 +88,11 @@ class WordNorms:
             parts = [square, *linear, *(moved * axis for axis in axes.T)]
             values = np.stack([np.add.reduceat(part, starts, axis=1).T for part in parts], axis=2)
             # The axes' columns have a variance of about 1: an error e of one changes its square by some 2 e.
-            lost = 2.0 * np.abs(weights) * rounding(values)[whole:]
+            lost = _rounding(values) * np.array([1.0, 2.0][:whole] + list(2.0 * np.abs(weights)))
             fine = np.ones(len(parts), dtype=bool)
-            fine[whole + np.argsort(-lost, kind="stable")[room - rank :]] = False
-            error = float(np.sqrt(2.0 * (left * left).sum() + (lost[~fine[whole:]] ** 2).sum())) / size
+            fine[whole + np.argsort(-lost[whole:], kind="stable")[room - rank :]] = False
+            lost[fine] /= 2.0 ** _low_bits(len(sizes))
+            error = float(np.sqrt(2.0 * (left * left).sum() + (lost * lost).sum())) / size
             if error <= TOLERANCE:
                 shifts = float(middle @ gram @ middle), size, float(offset @ offset)
                 return cls(_Lanes.of(values, fine, lanes), weights, shifts, error)
@@ -149,7 +150,12 @@ def _units(values: Float64) -> Float64:
     return np.asarray(np.where(reach > 0, reach, 1.0) / (32_767 - len(values)))
 
 
-def rounding(values: Float64) -> Float64:
+def _low_bits(count: int) -> int:
+    """Return the bits of a low lane: as many as ``count`` of them add up to less than 65,536."""
+    return int(np.log2(65_535 // count + 1))
+
+
+def _rounding(values: Float64) -> Float64:
     """Return the standard error of the sums of columns ``(b, 256, c)`` that take one lane."""
     return np.asarray(_units(values) * np.sqrt(len(values) / 12.0))
 
@@ -182,7 +188,7 @@ class _Lanes:
         """Lay out columns ``(b, 256, c)``; those that are ``fine`` take two lanes."""
         count, _, columns = values.shape
         middle = (values.max(axis=1) + values.min(axis=1)) / 2
-        bits = int(np.log2(65_535 // count + 1))
+        bits = _low_bits(count)
         units = _units(values)
         steps = np.where(fine, units / 2.0**bits, units)
         whole = np.rint((values - middle[:, None, :]) / steps).astype(np.int64)

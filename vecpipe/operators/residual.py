@@ -125,8 +125,9 @@ class RVQ(WordCodec):
             self._pairs = self._products_of_words()
         own, between = self._pairs
         norms = look_up(own, codes)[0]
+        turned = np.ascontiguousarray(codes.T).astype(np.int64)
         for table, (one, other) in zip(between, combinations(range(codes.shape[1]), 2), strict=True):
-            norms += table.take(codes[:, one] * np.uint16(256) + codes[:, other])
+            norms += table.take((turned[one] << 8) | turned[other])
         return np.asarray(np.maximum(norms, np.float32(0)))
 
     def _products_of_words(self) -> tuple[Float32, list[Float32]]:
