@@ -157,35 +157,28 @@ CREATE OR REPLACE MACRO vec_search
 -- rows of the table with all queries.
 (source, q, index, rerank, ties := NULL, model := NULL, nprobe := 16, k := 10, oversample := 4,
  metric := 'cosine') AS TABLE (
-    SELECT * EXCLUDE (_vec_score, _vec_tie, _vec_row, _vec_place, _vec_live, _vec_wanted, _vec_named, _vec_found,
-                      _vec_asked),
+    SELECT * EXCLUDE (_vec_score, _vec_tie, _vec_row, _vec_place, _vec_live, _vec_wanted, _vec_named),
            _vec_score AS score
     FROM (
         SELECT COLUMNS(lambda c: lower(c) <> 'score'),
-               _vec_exact(COLUMNS(lambda c: lower(c) = lower(rerank)), _vec_asked) AS _vec_score,
+               _vec_exact(COLUMNS(lambda c: lower(c) = lower(rerank)), _vec_query(NULL, q, metric)) AS _vec_score,
                CASE WHEN ties IS NULL THEN NULL
                     ELSE COLUMNS(lambda c: lower(c) = lower(coalesce(ties, rerank)))
                END AS _vec_tie
         FROM (
             SELECT *, row_number() OVER (ORDER BY _vec_row) AS _vec_place,
-                   count(_vec_wanted.mark) OVER () AS _vec_live, max(_vec_found) OVER () AS _vec_named
+                   count(_vec_wanted.mark) OVER () AS _vec_live, max(_vec_wanted.named) OVER () AS _vec_named
             FROM (
                 FROM (
-                    SELECT unnest(_vec_rows) AS _vec_wanted, _vec_asked,
-                           len(list_filter(_vec_rows, lambda r: r.mark IS NOT NULL)) AS _vec_found
-                    FROM (
-                        SELECT _vec_index_rows(
-                                   index, model, q, k * oversample, metric, nprobe,
-                                   (SELECT COLUMNS(lambda c: lower(c) = lower(rerank))
-                                    FROM query('SELECT rowid AS _vec_row, * FROM ' || source)
-                                    WHERE _vec_row = _vec_index_last(index)),
-                                   _vec_index_last(index), txid_current()) AS _vec_rows,
-                               _vec_query(NULL, q, metric) AS _vec_asked
-                    )
+                    SELECT unnest(_vec_index_rows(
+                               index, model, q, k * oversample, metric, nprobe,
+                               (SELECT COLUMNS(lambda c: lower(c) = lower(rerank))
+                                FROM query('SELECT rowid AS _vec_row, * FROM ' || source)
+                                WHERE _vec_row = _vec_index_last(index)),
+                               _vec_index_last(index), txid_current())) AS _vec_wanted
                     LIMIT k * oversample + 1
                 ) JOIN query('SELECT rowid AS _vec_row, * FROM ' || source) ON _vec_row = _vec_wanted.row
                 UNION ALL BY NAME
-                SELECT *, _vec_query(NULL, q, metric) AS _vec_asked
                 FROM query('SELECT rowid AS _vec_row, * FROM ' || source)
                 WHERE _vec_row > _vec_index_last(index)
             )

@@ -16,7 +16,7 @@ from vecpipe.errors import EngineError, InputError, SpecError
 from vecpipe.kernels import one_blas_thread
 from vecpipe.scoring import metric_named
 
-_NAMED = pa.list_(pa.struct([("row", pa.int64()), ("mark", pa.int64())]))
+_NAMED = pa.list_(pa.struct([("row", pa.int64()), ("mark", pa.int64()), ("named", pa.int64())]))
 _BUILT = "STRUCT(name VARCHAR, rows BIGINT, bytes BIGINT, last_row BIGINT)"
 _LIST = (
     "STRUCT(name VARCHAR, source VARCHAR, spec VARCHAR, rows BIGINT, bytes BIGINT, last_row BIGINT, cells INTEGER)[]"
@@ -86,10 +86,11 @@ def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
                 places = found.index.nearest(asked.values[at], most, metric_named(measure), cells)
             rows, marks = found.index.rows[places].tolist(), found.index.marks[places].tolist()
             named: list[dict[str, int | None]] = [
-                {"row": row, "mark": mark} for row, mark in zip(rows, marks, strict=True)
+                {"row": row, "mark": mark, "named": len(rows)} for row, mark in zip(rows, marks, strict=True)
             ]
             if len(found.index) and found.last not in rows:
-                named.append({"row": found.last, "mark": None})  # so that there is a row to count with
+                # so that there is a row to count with
+                named.append({"row": found.last, "mark": None, "named": len(rows)})
             lists.append(named)
         return pa.array(lists, _NAMED)
 
@@ -116,7 +117,7 @@ def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
     yield Scalar("_vec_indexes", "nothing", _LIST, "Behind vec_indexes.", listed, volatile=True)
     yield Scalar(
         "_vec_index_rows", "name, model, q, count, metric, nprobe, mark, last, transaction",
-        "STRUCT(row BIGINT, mark BIGINT)[]", "Behind vec_search.", rows_of, volatile=True,
+        "STRUCT(row BIGINT, mark BIGINT, named BIGINT)[]", "Behind vec_search.", rows_of, volatile=True,
     )  # fmt: skip
     yield Scalar(
         "_vec_index_good", "name, named, live, k, mark, v", "BOOLEAN", "Behind vec_search.", good, volatile=True
