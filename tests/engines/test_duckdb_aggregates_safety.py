@@ -17,7 +17,7 @@ from engines.aggregates_data import WIDE, database, fails, fill, one
 
 import vecpipe
 from vecpipe.engines.duckdb import aggregates, connection
-from vecpipe.engines.duckdb.native import capi, slots
+from vecpipe.engines.duckdb.native import capi, slots, sums
 from vecpipe.errors import AggregatesUnavailableWarning
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc or sends POSIX signals")
@@ -200,6 +200,23 @@ def test_eight_threads_with_cursors_fit_at_once(con):
     assert not failures
     assert len(found) == 24
     assert all(model == wanted[g] for g, model in found)
+
+
+def test_an_arena_that_closes_before_its_next_slot_is_made_is_open_again():
+    """One thread is about to make a slot while another drops the last one that the arena had."""
+    key = (object(), threading.get_ident())
+    arena = slots.open_arena(key, lambda: sums.SumArena(3, np.add))
+    first = arena.id_of(arena.allocate(1))
+    other = threading.Thread(target=slots.release, args=(first,))
+    other.start()
+    other.join()
+    assert arena.number not in slots.ARENAS
+    slot = arena.id_of(arena.allocate(1))
+    assert slots.split(int(slot[0]))[0] is arena
+    assert slots.open_arena(key, lambda: sums.SumArena(3, np.add)) is arena
+    slots.release(slot)
+    assert not slots.ARENAS
+    assert not slots._OPEN
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,10 @@ class Arena:
             self.used = need
             self.refs[out] = 1
             self.live += count
+            # Since this thread looked the arena up, another one may have dropped its last slot, and the arena with it.
+            ARENAS[self.number] = self
+            if self.key is not None:
+                _OPEN.setdefault(self.key, self)
             return out
 
     def grow(self, capacity: int) -> None:
