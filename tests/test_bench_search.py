@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from vecpipe.bench import search_picture
+from vecpipe.bench import search_peers, search_picture
 from vecpipe.bench.data import vectors
 from vecpipe.bench.search_peers import peer_ladders
 from vecpipe.bench.settings import Setting, ask_in_turns, cheapest
@@ -102,3 +102,11 @@ def test_sqlite_vec_finds_the_exact_neighbours(monkeypatch, tmp_path):
     X = np.concatenate(list(vectors(300, 16)))
     ((only,),) = peer_ladders(X, 10, 16, False, str(tmp_path), Console(quiet=True))
     assert only.ask(X[7]) == nearest(X[7:8], X, 10)[0].tolist()
+
+
+def test_a_graph_of_lancedb_looks_at_no_fewer_than_it_refines(tmp_path):
+    pytest.importorskip("lancedb")
+    X = np.random.default_rng(0).standard_normal((1_000, 16)).astype(np.float32)
+    *_, graphs = search_peers._lancedb(X, 10, True, str(tmp_path))
+    assert 0 in graphs[0].ask(X[0])
+    assert len(graphs[0].ask(X[1])) == 10

@@ -180,7 +180,7 @@ def _lancedb(X: Float32, k: int, slow: bool, folder: str) -> Ladders:
         table, build = built("graph", HnswSq(distance_type="cosine"))
         yield [
             Setting("LanceDB IVF_HNSW_SQ", f"ef {effort}, refine 2", partial(ask, table, None, effort, 2), build, k=k)
-            for effort in _EFFORTS
+            for effort in sorted({max(effort, 2 * k) for effort in _EFFORTS})  # it refuses fewer than it refines
         ]
 
 
