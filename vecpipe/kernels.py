@@ -138,6 +138,20 @@ def squared_norms(X: Float32) -> Float32:
     return np.asarray(np.einsum("ij,ij->i", X, X), dtype=np.float32)
 
 
+def wide_squared_norms(X: Float32) -> tuple[Float64, npt.NDArray[np.int64]]:
+    """Return ``(n,)`` squared norms of any size, and the rows whose squares float32 does not hold.
+
+    Sums are in float32 wherever these hold them, and in float64 elsewhere.
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        squares = np.einsum("ij,ij->i", X, X).astype(np.float64)
+    far = np.flatnonzero(~((squares > 1e-25) & (squares < 1e30)))
+    if far.size:
+        wide = X[far].astype(np.float64)
+        squares[far] = np.einsum("ij,ij->i", wide, wide)
+    return squares, far
+
+
 def row_products(A: Float32, B: Float32) -> Float64:
     """Return ``(n,) float64`` inner products of row with row."""
     return np.asarray(np.einsum("ij,ij->i", A, B, dtype=np.float64))

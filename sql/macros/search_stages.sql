@@ -1,3 +1,34 @@
+CREATE OR REPLACE MACRO _vec_search_stages(source, q, stages, models, k, oversample, metric) AS TABLE
+    SELECT * EXCLUDE (_vec_coarse, _vec_fine, _vec_score), _vec_score AS score
+    FROM (
+        SELECT COLUMNS(lambda c: lower(c) <> 'score'),
+               _vec_exact(COLUMNS(lambda c: lower(c) = lower(coalesce(stages[3],
+                              'vec_search_stages needs three columns in stages := [coarse, finer, vectors]'))),
+                          _vec_query(NULL, q, metric)) AS _vec_score
+        FROM (
+            SELECT *,
+                   _vec_score(COLUMNS(lambda c: lower(c) = lower(stages[2])),
+                              _vec_query(models[2], q, metric)) AS _vec_fine
+            FROM (
+                SELECT *,
+                       _vec_score(COLUMNS(lambda c: lower(c) = lower(stages[1])),
+                                  _vec_query(models[1], q, metric)) AS _vec_coarse
+                FROM query_table(source)
+                ORDER BY _vec_coarse DESC NULLS LAST
+                LIMIT k * oversample[1]
+            )
+            WHERE _vec_coarse IS NOT NULL
+            ORDER BY _vec_fine DESC NULLS LAST
+            LIMIT k * oversample[2]
+        )
+        WHERE _vec_fine IS NOT NULL
+    )
+    WHERE _vec_score IS NOT NULL
+      AND _vec_planned_with_newest(models[1], q, metric)
+      AND _vec_planned_with_newest(models[2], q, metric)
+    ORDER BY _vec_score DESC
+    LIMIT k;
+
 -- A funnel: shortlists by ever finer codes, then exact scores.
 --   stages      three columns: coarse codes, finer codes, raw vectors, such as ['bits', 'code', 'emb']
 --   models      the models of the two columns of codes
@@ -7,68 +38,16 @@
 CREATE OR REPLACE MACRO vec_search_stages
 -- over all rows
 (source, q, stages, models, k := 10, oversample := [32, 4], metric := 'cosine') AS TABLE (
-    SELECT * EXCLUDE (_vec_coarse, _vec_fine, _vec_score), _vec_score AS score
-    FROM (
-        SELECT COLUMNS(lambda c: lower(c) <> 'score'),
-               _vec_exact(COLUMNS(lambda c: lower(c) = lower(coalesce(stages[3],
-                              'vec_search_stages needs three columns in stages := [coarse, finer, vectors]'))),
-                          _vec_query(NULL, q, metric)) AS _vec_score
-        FROM (
-            SELECT *,
-                   _vec_score(COLUMNS(lambda c: lower(c) = lower(stages[2])),
-                              _vec_query(models[2], q, metric)) AS _vec_fine
-            FROM (
-                SELECT *,
-                       _vec_score(COLUMNS(lambda c: lower(c) = lower(stages[1])),
-                                  _vec_query(models[1], q, metric)) AS _vec_coarse
-                FROM query_table(source)
-                ORDER BY _vec_coarse DESC NULLS LAST
-                LIMIT k * oversample[1]
-            )
-            WHERE _vec_coarse IS NOT NULL
-            ORDER BY _vec_fine DESC NULLS LAST
-            LIMIT k * oversample[2]
-        )
-        WHERE _vec_fine IS NOT NULL
-    )
-    WHERE _vec_score IS NOT NULL
-      AND _vec_planned_with_newest(models[1], q, metric)
-      AND _vec_planned_with_newest(models[2], q, metric)
-    ORDER BY _vec_score DESC
-    LIMIT k
+    FROM _vec_search_stages(source, q, stages, models, k, oversample, metric)
 ),
--- in the nearest cells
+-- in the nearest cells: the same over their rows
 (source, q, stages, models, cell, nprobe := 16, k := 10, oversample := [32, 4], metric := 'cosine') AS TABLE (
-    SELECT * EXCLUDE (_vec_coarse, _vec_fine, _vec_score), _vec_score AS score
-    FROM (
-        SELECT COLUMNS(lambda c: lower(c) <> 'score'),
-               _vec_exact(COLUMNS(lambda c: lower(c) = lower(coalesce(stages[3],
-                              'vec_search_stages needs three columns in stages := [coarse, finer, vectors]'))),
-                          _vec_query(NULL, q, metric)) AS _vec_score
-        FROM (
-            SELECT *,
-                   _vec_score(COLUMNS(lambda c: lower(c) = lower(stages[2])),
-                              _vec_query(models[2], q, metric)) AS _vec_fine
-            FROM (
-                SELECT *,
-                       _vec_score(COLUMNS(lambda c: lower(c) = lower(stages[1])),
-                                  _vec_query(models[1], q, metric)) AS _vec_coarse
-                FROM query_table(source)
-                WHERE list_contains(_vec_probed(_vec_query(coalesce(models[3], models[2]), q, metric), nprobe),
-                                    COLUMNS(lambda c: lower(c) = lower(cell))) IS TRUE
-                ORDER BY _vec_coarse DESC NULLS LAST
-                LIMIT k * oversample[1]
-            )
-            WHERE _vec_coarse IS NOT NULL
-            ORDER BY _vec_fine DESC NULLS LAST
-            LIMIT k * oversample[2]
-        )
-        WHERE _vec_fine IS NOT NULL
+    WITH _vec_near AS (
+        FROM query_table(source)
+        WHERE list_contains(_vec_probed(_vec_query(coalesce(models[3], models[2]), q, metric), nprobe),
+                            COLUMNS(lambda c: lower(c) = lower(cell))) IS TRUE
     )
-    WHERE _vec_score IS NOT NULL
-      AND _vec_planned_with_newest(models[1], q, metric)
-      AND _vec_planned_with_newest(models[2], q, metric)
-      AND _vec_planned_with_newest(coalesce(models[3], models[2]), q, metric)
-    ORDER BY _vec_score DESC
-    LIMIT k
+    FROM _vec_search_stages('_vec_near', q, stages, models, k, oversample, metric)
+    WHERE _vec_planned_with_newest(coalesce(models[3], models[2]), q, metric)
+    ORDER BY score DESC
 );

@@ -6,11 +6,10 @@ parameters are declared with ``parameters.param``; what ``fit`` learns is a flat
 
 from __future__ import annotations
 
-import copy
 import difflib
 import types
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
@@ -117,7 +116,7 @@ class Operator:
         """
         self.output_dim(dim)
         container.check_arrays(state, self.layout(dim), where=self.name)
-        bound = copy.copy(self)
+        bound = replace(self)  # without what was derived from another state
         bound.dim, bound.state = dim, dict(state)
         bound.prepare_state()
         return bound

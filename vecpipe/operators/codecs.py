@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -217,20 +218,20 @@ class Int4(_Ranges):
     oracle = "numpy.clip(numpy.rint(...)); error of at most half a step inside the range; FAISS SQ4 (quantile=1)"
     bits = 4
 
-    def prepare_state(self) -> None:
-        """Derive the inverse steps, and the squares of the two numbers that each byte holds."""
-        super().prepare_state()
+    quantile: float = param(0.99, doc="share of the values inside a dimension's range", minimum=0.5, maximum=1.0)
+
+    @cached_property
+    def _squares(self) -> Float32:
+        """The sum of the squares of the two numbers that each byte holds, ``(1, d / 2, 256)``."""
         values = np.zeros((self.dim + self.dim % 2, 16))
         values[: self.dim] = self.state["low"][:, None] + np.arange(16) * self.state["step"].astype(np.float64)[:, None]
         squares = values * values
         pairs = squares[::2, :, None] + squares[1::2, None, :]
-        self._squares: Float32 = pairs.reshape(1, -1, 256).astype(np.float32)
+        return np.asarray(pairs.reshape(1, -1, 256), dtype=np.float32)
 
     def squared_norms(self, codes: Bytes) -> Float32:
         """Return ``(n,)`` squared norms of the decoded vectors, by look-up of what each byte adds."""
         return np.asarray(look_up(self._squares, codes)[0])
-
-    quantile: float = param(0.99, doc="share of the values inside a dimension's range", minimum=0.5, maximum=1.0)
 
 
 @register

@@ -8,6 +8,7 @@ lies, and no distance can be less than that to the nearest corner.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -117,7 +118,6 @@ class OSQ(Codec):
         self._axis_of_bit = np.repeat(np.arange(len(whole)), whole)
         inside = np.arange(int(whole.sum())) - np.repeat(first, whole)
         self._shift_of_bit = (np.repeat(whole, whole) - 1 - inside).astype(np.uint8)
-        self._added: tuple[Float32 | None] | None = None
         # A field lies in two neighbouring bytes at most: read both as one number, shift and mask.
         self._byte = first // 8
         self._shift = (16 - first % 8 - whole).astype(np.uint16)
@@ -185,20 +185,18 @@ class OSQ(Codec):
 
     def squared_norms(self, codes: Bytes) -> Float32:
         """Return ``(n,)`` squared norms of the decoded vectors: the axes are at right angles, so levels add up."""
-        if self._added is None:
-            self._added = (self._squares(),)
-        added = self._added[0]
-        if added is None:
+        if self._squares is None:
             return super().squared_norms(codes)
         ones = np.ones(len(self._starts), dtype=np.float32)
         norms = np.empty(len(codes), dtype=np.float32)
         for start in range(0, len(codes), _ROWS):
-            norms[start : start + _ROWS] = added.take(self._cells(codes[start : start + _ROWS])) @ ones
+            norms[start : start + _ROWS] = self._squares.take(self._cells(codes[start : start + _ROWS])) @ ones
         mean = self.state["mean"].astype(np.float64)
         return np.asarray(np.maximum(norms + np.float32(mean @ mean), np.float32(0)))
 
+    @cached_property
     def _squares(self) -> Float32 | None:
-        """Return what each level adds to a squared norm; None where the axes are not at right angles."""
+        """What each level adds to a squared norm; None where the axes are not at right angles."""
         axes = self.state["axes"].T.astype(np.float64)
         if not keeps_lengths(axes):
             return None

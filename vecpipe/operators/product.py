@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -141,7 +142,6 @@ class PQ(WordCodec):
             words = np.concatenate(parts, axis=1)
             sizes = [sum(sizes[at : at + 2]) for at in range(0, self.m, 2)]
         self._tables = ByteTables(rows_f32(words), sizes)
-        self._squares: Float32 | None = None
 
     def encode(self, X: Float32) -> Bytes:
         """Return the numbers of the nearest centroids."""
@@ -178,11 +178,14 @@ class PQ(WordCodec):
 
     def squared_norms(self, codes: Bytes) -> Float32:
         """Return ``(n,)`` squared norms of the decoded vectors, the sum of the pieces'."""
-        if self._squares is None:
-            words = self._tables.words.astype(np.float64)
-            squares = np.add.reduceat(words * words, self._tables.starts, axis=1).T
-            self._squares = np.ascontiguousarray(squares[None], dtype=np.float32)
         return np.asarray(look_up(self._squares, codes)[0])
+
+    @cached_property
+    def _squares(self) -> Float32:
+        """The squared length of each byte's words, ``(1, b, 256)``."""
+        words = self._tables.words.astype(np.float64)
+        squares = np.add.reduceat(words * words, self._tables.starts, axis=1).T
+        return np.ascontiguousarray(squares[None], dtype=np.float32)
 
 
 @register
@@ -252,7 +255,6 @@ class OPQ(PQ):
         """Lay the centroids out, and widen the rotation."""
         super().prepare_state()
         self._rotation = self.state["rotation"].astype(np.float64)
-        self._keeps_lengths: bool | None = None
 
     def encode(self, X: Float32) -> Bytes:
         """Return the numbers of the centroids nearest to the rotated vectors."""
@@ -268,6 +270,9 @@ class OPQ(PQ):
 
     def squared_norms(self, codes: Bytes) -> Float32:
         """Return ``(n,)`` squared norms of the decoded vectors: those of ``pq`` before they are rotated back."""
-        if self._keeps_lengths is None:
-            self._keeps_lengths = keeps_lengths(self._rotation.T)
         return super().squared_norms(codes) if self._keeps_lengths else Codec.squared_norms(self, codes)
+
+    @cached_property
+    def _keeps_lengths(self) -> bool:
+        """Whether the rotation of the state is one: a model from elsewhere may hold any matrix."""
+        return keeps_lengths(self._rotation.T)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from typing import Any, TypeVar
 
@@ -74,7 +75,6 @@ class RVQ(WordCodec):
         """Widen the words."""
         self._wide = self.state["words"].astype(np.float64)
         self._half = _half(self._wide)
-        self._pairs: tuple[Float32, list[Float32]] | None = None
 
     def encode(self, X: Float32) -> Bytes:
         """Return the numbers of the words, the best of ``BEAM`` ways kept from stage to stage."""
@@ -121,17 +121,16 @@ class RVQ(WordCodec):
             for start in range(0, len(codes), _NORM_ROWS):
                 norms[start : start + _NORM_ROWS] = super().squared_norms(codes[start : start + _NORM_ROWS])
             return norms
-        if self._pairs is None:
-            self._pairs = self._products_of_words()
-        own, between = self._pairs
+        own, between = self._products_of_words
         norms = look_up(own, codes)[0]
         turned = np.ascontiguousarray(codes.T).astype(np.int64)
         for table, (one, other) in zip(between, combinations(range(codes.shape[1]), 2), strict=True):
             norms += table.take((turned[one] << 8) | turned[other])
         return np.asarray(np.maximum(norms, np.float32(0)))
 
+    @cached_property
     def _products_of_words(self) -> tuple[Float32, list[Float32]]:
-        """Return squared lengths of each byte's words ``(1, b, 256)``, and twice their products for pairs of bytes."""
+        """Squared lengths of each byte's words ``(1, b, 256)``, and twice their products for pairs of bytes."""
         words = list(self._wide)
         if self.bits == 4:
             halves = [*words, *([np.zeros_like(words[0])] if self.m % 2 else [])]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from vecpipe.arrays import Bytes, Float32, Float64
 from vecpipe.errors import ModelFormatError
-from vecpipe.kernels import DigitQuery, affine, digit_products, digit_sums
+from vecpipe.kernels import DigitQuery, affine, digit_products, digit_sums, wide_squared_norms
 from vecpipe.operators.base import Codec, Layout, State, check_matrix, register
 from vecpipe.operators.fit_data import FitData
 from vecpipe.operators.kmeans import gaussian_levels
@@ -267,19 +267,11 @@ class Eden(_Rotated):
 
 
 def _stretched(X: Float32, length: float, out: Float32) -> Float64:
-    """Write rows ``(n, d)`` of that length to ``out`` and return the lengths they had, ``(n,) float64``.
-
-    Squares are summed in float32, and again in float64 where they leave its range.
-    """
-    with np.errstate(over="ignore", under="ignore"):
-        squares = np.einsum("ij,ij->i", X, X).astype(np.float64)
-    far = np.flatnonzero(~((squares > 1e-25) & (squares < 1e30)))
-    if far.size:
-        wide = X[far].astype(np.float64)
-        squares[far] = np.einsum("ij,ij->i", wide, wide)
+    """Write rows ``(n, d)`` of that length to ``out`` and return the lengths they had, ``(n,) float64``."""
+    squares, far = wide_squared_norms(X)
     lengths = np.sqrt(squares)
     rates = length / np.where(lengths > 0, lengths, 1.0)
     np.multiply(X, rates.astype(np.float32)[:, None], out=out)
     if far.size:
-        out[far] = wide * rates[far, None]
+        out[far] = X[far].astype(np.float64) * rates[far, None]
     return np.asarray(lengths)

@@ -12,6 +12,7 @@ moment standing in for M where no queries are given.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -175,8 +176,16 @@ class TransformCode(Codec):
         ladder = np.linspace(low, high, 255)
         self._scales: Float32 = np.concatenate([[0.0], np.exp(ladder)]).astype(np.float32)
         self._scale_edges: Float32 = ((ladder[1:] + ladder[:-1]) / 2).astype(np.float32)
-        self._searches: list[WordSearch] | None = None
-        self._norms: tuple[WordNorms | None] | None = None
+
+    # Made by the first who asks: not every use of a model encodes, or searches by cosine.
+
+    @cached_property
+    def _searches(self) -> list[WordSearch]:
+        return make_searches(self.state["words"], self._tables.sizes, self._weight, self.state["unit"])
+
+    @cached_property
+    def _norms(self) -> WordNorms | None:
+        return WordNorms.build(self.state["words"], self._tables.sizes, self.state["backward"], self.state["mean"])
 
     # Rows ------------------------------------------------------------------------------------------------
 
@@ -196,8 +205,6 @@ class TransformCode(Codec):
 
     def _quantise(self, X: Float32) -> tuple[Bytes, Float32]:
         """Return word bytes ``(n, b)`` and the log of the exact scale ``(n,)``, -inf for the mean itself."""
-        if self._searches is None:
-            self._searches = make_searches(self.state["words"], self._tables.sizes, self._weight, self.state["unit"])
         codes = np.empty((len(X), self._bytes_used), dtype=np.uint8)
         own, cross = np.ones(len(X), dtype=np.float32), np.ones(len(X), dtype=np.float32)
         size = min(len(X), _ENCODED_ROWS)
@@ -265,14 +272,10 @@ class TransformCode(Codec):
 
     def squared_norms(self, codes: Bytes) -> Float32:
         """Return ``(n,)`` squared norms of the decoded vectors, by tables where those are faster than decoding."""
-        if self._norms is None:  # made by the first who asks: not every use of a model is a search by cosine
-            state = self.state
-            self._norms = (WordNorms.build(state["words"], self._tables.sizes, state["backward"], state["mean"]),)
-        tables = self._norms[0]
-        if tables is None:
+        if self._norms is None:
             return super().squared_norms(codes)
         scales = self._scales[codes[:, -1]] if self._has_scale else None
-        wide, unsure = tables.squared_norms(codes[:, : self._bytes_used], scales)
+        wide, unsure = self._norms.squared_norms(codes[:, : self._bytes_used], scales)
         with np.errstate(over="ignore"):
             norms = wide.astype(np.float32)
         if unsure.any():

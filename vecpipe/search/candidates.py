@@ -123,7 +123,7 @@ class Candidates:
         return self._keep(which, queries, rows, scores[queries, rows], rank)
 
     def _vectors(self, X: Float32, which: Places, rank: Ranks) -> Pairs:
-        norms = _norms(X)
+        norms = np.sqrt(kernels.wide_squared_norms(X)[0])
         queries, rows = self._near(X, norms, which)
         if len(rows) > 2 * _MANY * (self.k + 1) * max(1, len(which)):
             # Far more rows than can win: copies of each other, most likely. Of equal rows the first k are enough.
@@ -225,17 +225,6 @@ class Candidates:
             bar = self._best[which[queries]].min(axis=1)
         kept = scores >= bar
         return Pairs(rows[kept], which[queries[kept]], scores[kept])
-
-
-def _norms(X: Float32) -> Float64:
-    """Return ``(n,)`` lengths, from squares in float32 wherever these hold them."""
-    with np.errstate(over="ignore", under="ignore"):
-        squares = np.vecdot(X, X).astype(np.float64)
-    odd = np.flatnonzero(~((squares > 1e-30) & (squares < 1e38)))
-    if odd.size:
-        wide = X[odd].astype(np.float64)
-        squares[odd] = np.vecdot(wide, wide)
-    return np.asarray(np.sqrt(squares))
 
 
 def _first_copies(X: Float32, rank: Places, k: int) -> Places:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import duckdb
@@ -53,6 +54,19 @@ def newest_model(con: duckdb.DuckDBPyConnection, name: str) -> tuple[Model, int]
     [(head, version)] = run(con, _NEWEST_HEAD, [name, handles.HEAD_BYTES]).fetchall()
     known = None if head is None else handles.model_with_head(head)
     return _read_newest(con, name) if known is None else (known, int(version))
+
+
+def committed_model(open_cursor: Callable[[], duckdb.DuckDBPyConnection], name: str) -> tuple[Model, int]:
+    """Return the newest committed model of a name and its version, whatever the transaction of the caller holds."""
+    cursor = open_cursor()
+    try:
+        return newest_model(cursor, name)
+    except LookupError as error:
+        raise type(error)(
+            f"{error} (a model of a transaction that has not committed cannot be searched with: COMMIT first)"
+        ) from None
+    finally:
+        cursor.close()
 
 
 def _read_newest(con: duckdb.DuckDBPyConnection, name: str) -> tuple[Model, int]:

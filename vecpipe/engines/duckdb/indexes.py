@@ -184,11 +184,7 @@ class Indexes:
 
     def check_model(self, name: str, model_name: str) -> None:
         """Refuse where an index was made with another model than the newest of a name."""
-        cursor = self._open()
-        try:
-            newest, _ = catalog.newest_model(cursor, model_name)
-        finally:
-            cursor.close()
+        newest, _ = catalog.committed_model(self._open, model_name)
         found = self.get(name)
         if newest.hash != found.index.model.hash:
             raise EngineError(f"index {name!r} was made with another model than {model_name!r} is now; {again(found)}")

@@ -86,7 +86,7 @@ class _Newest:
     def __call__(self, name: str, transaction: int) -> tuple[Model, int]:
         asked, found = self._known.get(name, (None, None))
         if found is None or asked != transaction:
-            found = _committed_model(self._open_cursor, name)
+            found = catalog.committed_model(self._open_cursor, name)
             if len(self._known) >= self._MANY:
                 self._known.clear()
             self._known[name] = transaction, found
@@ -110,18 +110,6 @@ def _query(open_cursor: OpenCursor) -> Callable[..., Any]:
         return pa.array(prepared, pa.string())
 
     return query
-
-
-def _committed_model(open_cursor: OpenCursor, name: str) -> tuple[Model, int]:
-    cursor = open_cursor()
-    try:
-        return catalog.newest_model(cursor, name)
-    except LookupError as error:
-        raise type(error)(
-            f"{error} (a model of a transaction that has not committed cannot be searched with: COMMIT first)"
-        ) from None
-    finally:
-        cursor.close()
 
 
 def _fit(open_cursor: OpenCursor) -> Callable[..., Any]:
