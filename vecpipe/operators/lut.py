@@ -7,6 +7,7 @@ here.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ from vecpipe.arrays import Bytes, Float32
 Indices = npt.NDArray[np.int64]
 
 ROWS = 2048
+_CELLS = ROWS * 128
 _WIDTHS = (1, 2, 4, 8, 16)
 
 
@@ -26,22 +28,44 @@ def padded_width(size: int) -> int:
     return next((width for width in _WIDTHS if width >= size), -(-size // 8) * 8)
 
 
+class _Scratch:
+    """Places in tables, the offset of each byte's table written once, and room for what stands there."""
+
+    def __init__(self, count: int) -> None:
+        rows = min(ROWS, max(1, _CELLS // count))
+        self.count = count
+        self.index = np.tile(np.arange(count, dtype=np.int64) * 256, (rows, 1))
+        self.picked = np.empty((rows, count), dtype=np.float32)
+        # Tables have 256 entries, so a code is the lowest byte of its place in them: copied there, it needs no addition.
+        self.lowest = self.index.view(np.uint8).reshape(rows, count, 8)[:, :, 0 if sys.byteorder == "little" else 7]
+
+
+# Taken and put back, since fresh megabytes for each call cost page faults. Not a thread's own: DuckDB's threads have
+# no Python state between two calls.
+_SCRATCH: list[_Scratch] = []
+
+
 def look_up(tables: Float32, codes: Bytes) -> Float32:
     """Return the sums of the table entries that codes name: (m, b, 256), (n, b) -> (m, n) float32."""
     m, count = tables.shape[0], tables.shape[1]
     out = np.empty((m, len(codes)), dtype=np.float32)
     flat = tables.reshape(m, count * 256)
-    offsets = np.arange(count, dtype=np.int64) * 256
     ones = np.ones(count, dtype=np.float32)
-    index = np.empty((min(ROWS, len(codes)), count), dtype=np.int64)
-    picked = np.empty(index.shape, dtype=np.float32)
-    for start in range(0, len(codes), ROWS):
-        block = codes[start : start + ROWS]
-        size = len(block)
-        np.add(block, offsets, out=index[:size])
+    try:
+        scratch = _SCRATCH.pop()
+    except IndexError:
+        scratch = _Scratch(count)
+    if scratch.count != count:
+        scratch = _Scratch(count)
+    rows = len(scratch.index)
+    for start in range(0, len(codes), rows):
+        block = codes[start : start + rows]
+        index, picked = scratch.index[: len(block)], scratch.picked[: len(block)]
+        np.copyto(scratch.lowest[: len(block)], block)
         for query in range(m):
-            np.take(flat[query], index[:size], out=picked[:size], mode="clip")
-            np.matmul(picked[:size], ones, out=out[query, start : start + size])
+            np.take(flat[query], index, out=picked, mode="clip")
+            np.matmul(picked, ones, out=out[query, start : start + len(block)])
+    _SCRATCH.append(scratch)
     return out
 
 

@@ -5,6 +5,7 @@ The same rules as for aggregates hold: no exception leaves a callback, and callb
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,7 +55,7 @@ class FloatFunction:
 def _write(api: Api, vector: int, values: Float32) -> None:
     count = len(values)
     array_at(api.vector_get_data(vector), count, "<f4")[:] = values
-    if np.isnan(values.min()):
+    if math.isnan(values.dot(values)):  # the cheapest call that sees every NaN: squares make none
         present: Mask = ~np.isnan(values)
         api.vector_ensure_validity_writable(vector)
         bits: NDArray[Any] = np.packbits(present, bitorder="little")
