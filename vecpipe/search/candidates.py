@@ -24,7 +24,8 @@ Places = npt.NDArray[np.int64]
 Ranks = Callable[[], Places]
 
 _QUERY_ROWS = 1_024
-_PAIRS = 8_192
+_PAIR_CELLS = 196_608
+"""Numbers of one side of the pairs scored at once: copies that stay in cache; larger ones cost page faults."""
 _MANY = 8
 _HALF_ULP = 2.0**-24
 
@@ -183,8 +184,9 @@ class Candidates:
     def _exact(self, X: Float32, queries: Places, rows: Places) -> Float32:
         """Return the scores of pairs in float64, rounded; each pair by itself."""
         scores = np.empty(len(rows), np.float32)
-        for start in range(0, len(rows), _PAIRS):
-            part = slice(start, start + _PAIRS)
+        step = max(1, _PAIR_CELLS // X.shape[1])
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
             q, x = self.Q[queries[part]].astype(np.float64), X[rows[part]].astype(np.float64)
             if self.metric == "l2":
                 q -= x
