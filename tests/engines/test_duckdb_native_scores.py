@@ -1,4 +1,4 @@
-"""The native overload behind vec_score against the Arrow function it stands beside: same numbers, NULLs and errors."""
+"""The native overloads behind vec_score and vec_exact against the Arrow functions beside them: the same numbers, errors."""
 
 from __future__ import annotations
 
@@ -149,12 +149,89 @@ def test_errors_are_sql_errors_and_the_connection_goes_on(coded):
     assert coded.execute("SELECT count(vec_score(int8, $1)) FROM whole", [h]).fetchone()[0] > 4000
 
 
-def test_vectors_still_go_to_the_arrow_function(coded):
+VECTORS = ["FLOAT[16]", "FLOAT[]", "DOUBLE[16]", "DOUBLE[]", "DECIMAL(18, 6)[16]"]
+
+
+def agree_vectors(rows: list[tuple], column: pa.DataType, function) -> None:
+    """Check rows of (score, vector, handle)."""
+    scores, vectors, handles = zip(*rows, strict=True)
+    want = function(pa.array(vectors, column), pa.array(handles, pa.string())).to_pylist()
+    np.testing.assert_allclose(np.array(scores, np.float32), np.array(want, np.float32), rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("kind", VECTORS)
+@pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
+def test_scores_of_vectors_are_those_of_the_arrow_function(coded, kind, metric):
+    h = coded.execute("SELECT vec_query(NULL, $1, $2)", [Q.tolist(), metric]).fetchone()[0]
+    for name, function in (("vec_exact", functions._exact), ("vec_score", functions._score)):
+        for source in ("docs", "docs WHERE emb IS NOT NULL", "docs WHERE id % 7 = 0 OR id > 4000", "docs LIMIT 1"):
+            sql = f"SELECT {name}(emb::{kind}, $h), emb::{kind}::DOUBLE[], $h FROM {source}"
+            agree_vectors(coded.execute(sql, {"h": h}).fetchall(), pa.list_(pa.float64()), function)
+
+
+def test_vectors_of_a_model_without_codec(coded):
     vecpipe.save_model(
         coded, "flat", vecpipe.fit(coded, "SELECT emb FROM docs WHERE emb IS NOT NULL", "center | pca(4)")
     )
-    sql = "SELECT count(vec_score(vec_transform('flat', emb), $1)) FROM docs"
-    assert coded.execute(sql, [handle(coded, "flat")]).fetchone()[0] > 4000
+    sql = "SELECT vec_score(vec_transform('flat', emb), $h), vec_transform('flat', emb), $h FROM docs"
+    rows = coded.execute(sql, {"h": handle(coded, "flat")}).fetchall()
+    assert sum(score is not None for score, _, _ in rows) > 4000
+    agree_vectors(rows, pa.list_(pa.float32()), functions._score)
+
+
+def test_queries_of_several_kinds_for_vectors_in_one_batch(coded):
+    handles = [coded.execute("SELECT vec_query(NULL, $1, 'ip')", [q.tolist()]).fetchone()[0] for q in (Q, X[7])]
+    sql = """SELECT vec_exact(emb, h), emb, h FROM (
+        SELECT emb, CASE id % 3 WHEN 0 THEN $a WHEN 1 THEN $b END AS h FROM docs)"""
+    rows = coded.execute(sql, {"a": handles[0], "b": handles[1]}).fetchall()
+    assert sum(score is not None for score, _, _ in rows) > 2500
+    agree_vectors(rows, pa.list_(pa.float32()), functions._exact)
+
+
+def test_a_vector_without_direction_has_no_cosine_and_an_inner_product_of_zero(coded):
+    zeros = "[0.0 FOR i IN range(16)]::FLOAT[16]"
+    for metric, want in (("cosine", None), ("ip", 0.0)):
+        h = coded.execute("SELECT vec_query(NULL, $1, $2)", [Q.tolist(), metric]).fetchone()[0]
+        assert coded.execute(f"SELECT vec_exact({zeros}, $1)", [h]).fetchone() == (want,)
+
+
+def test_bytes_in_arrays_are_codes(coded):
+    h = handle(coded, "int8")
+    code = coded.execute("SELECT int8 FROM whole LIMIT 1").fetchone()[0]
+    listed = list(code)
+    found = coded.execute(f"SELECT vec_score({listed}::UTINYINT[16], $h), vec_score($c::BLOB, $h)", {"h": h, "c": code})
+    one, other = found.fetchone()
+    assert one == pytest.approx(other)
+    with pytest.raises(duckdb.InvalidInputException, match="holds 15 bytes, but this model's codes have 16"):
+        coded.execute(f"SELECT vec_score({listed[1:]}::UTINYINT[15], $h)", {"h": h}).fetchall()
+
+
+@pytest.mark.parametrize(
+    ("vector", "words"),
+    [
+        ("CASE WHEN id = 2001 THEN list_concat(emb[:15], ['nan'::FLOAT])::FLOAT[16] ELSE emb END", "row 2001 .*NaN"),
+        ("CASE WHEN id = 17 THEN list_concat(emb[:15], ['inf'::FLOAT])::FLOAT[16] ELSE emb END", "row 17 .*inf"),
+        ("CASE WHEN id = 17 THEN list_concat(emb[:15]::DOUBLE[], [1e300])::DOUBLE[16] ELSE emb END", "row 17 "),
+        ("CASE WHEN id = 17 THEN list_concat(emb[:15], [NULL])::FLOAT[16] ELSE emb END", "row 17 .*NULL"),
+        ("CASE WHEN id = 17 THEN emb[:15] ELSE emb::FLOAT[] END", "row 17 has 15 dimensions, expected 16"),
+        ("emb[:15]", "has 15 dimensions, expected 16"),
+        ("id", "expected a list or array of numbers, got BIGINT"),
+        ("[id::VARCHAR]", "elements are VARCHAR"),
+        ("'x'::BLOB", "pass model := 'name'"),
+    ],
+)
+@pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
+def test_a_vector_that_breaks_a_rule_is_an_sql_error(coded, vector, words, metric):
+    coded.execute("CREATE TABLE plain AS SELECT id, emb FROM given ORDER BY id")
+    h = coded.execute("SELECT vec_query(NULL, $1, $2)", [Q.tolist(), metric]).fetchone()[0]
+    with pytest.raises(duckdb.InvalidInputException, match=f"vec_exact: .*{words}"):
+        coded.execute(f"SELECT vec_exact({vector}, $1) FROM (SELECT * FROM plain LIMIT 2048)", [h]).fetchall()
+    assert coded.execute("SELECT count(vec_exact(emb, $1)) FROM plain", [h]).fetchone() == (5000,)
+
+
+def test_vectors_are_no_codes(coded):
+    with pytest.raises(duckdb.InvalidInputException, match="vec_score: v: expected codes \\(BLOB\\), got vectors"):
+        coded.execute("SELECT vec_score(emb, $1) FROM docs", [handle(coded, "int8")]).fetchall()
 
 
 def test_a_search_reads_raw_vectors_of_candidates_only(coded):

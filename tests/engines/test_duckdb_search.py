@@ -300,7 +300,7 @@ def test_the_late_materialised_plan_gives_the_rows_of_the_scores(con):
         ("code := 'code'", "pass model := 'name'"),
         ("model := 'none', code := 'code'", "no model is named 'none'; there are: bits, m, pca, plain"),
         ("rerank := 'emb', metric := 'dot'", "metric is 'dot'; expected one of cosine, ip, l2"),
-        ("rerank := 'id'", "expected a list or array of numbers, got int64"),
+        ("rerank := 'id'", "expected a list or array of numbers, got BIGINT"),
         ("model := 'bits', code := 'code'", "holds 12 bytes, but this model's codes have 2"),
         ("model := 'm', code := 'emb'", "expected codes (BLOB)"),
         ("rerank := 'code'", "pass model := 'name'"),

@@ -36,7 +36,7 @@ class _Scratch:
         self.count = count
         self.index = np.tile(np.arange(count, dtype=np.int64) * 256, (rows, 1))
         self.picked = np.empty((rows, count), dtype=np.float32)
-        # Tables have 256 entries, so a code is the lowest byte of its place in them: copied there, it needs no addition.
+        # A table has 256 entries, so a code is the lowest byte of its place: copied there, it needs no addition.
         self.lowest = self.index.view(np.uint8).reshape(rows, count, 8)[:, :, 0 if sys.byteorder == "little" else 7]
 
 

@@ -425,8 +425,8 @@ def _scores(items: Any, query: Any, *, raw: bool) -> Any:
             if raw or found.model is None:
                 if pa.types.is_binary(items.type) or pa.types.is_large_binary(items.type):
                     raise SpecError("codes cannot be scored without the model that wrote them; pass model := 'name'")
-                rows = to_rows(chosen, column="vec_exact: v", dim=found.raw.shape[1])
-                scores, valid = found.exact(rows.values), rows.valid
+                rows = to_rows(chosen, column="vec_exact: v", dim=found.raw.shape[1], check_finite=False)
+                scores, valid = found.exact(rows.values, "vec_exact: v: row {}".format), rows.valid
             elif found.model.codec is None:
                 rows = to_rows(chosen, column="vec_score: v", dim=found.model.output_dim)
                 assert found.queries is not None

@@ -11,13 +11,14 @@ import os
 import secrets
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
 
-from vecpipe.arrays import Float32, Mask, Rows, to_rows
+from vecpipe.arrays import Float32, Mask, Rows, nonfinite_rows, not_finite, to_rows
 from vecpipe.errors import InputError, ModelNotFoundError
 from vecpipe.pipeline import Model
 from vecpipe.scoring import Metric, Queries, exact_scores
@@ -90,9 +91,23 @@ class Query:
         self.metric = metric
         self.queries: Queries | None = None if model is None else model.prepare(q, metric)
 
-    def exact(self, X: Float32) -> Float32:
-        """Return ``(n,) float32`` scores of raw vectors."""
-        return np.asarray(exact_scores(self.raw, X, self.metric)[0])
+    def exact(self, X: Float32, place: Callable[[int], str]) -> Float32:
+        """Return ``(n,) float32`` scores of raw vectors.
+
+        Raises
+        ------
+        InputError
+            A row is not finite; ``place`` says where row i is. No score of such a row is finite, so that only rows
+            without a finite score are looked at again.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            scores = np.asarray(exact_scores(self.raw, X, self.metric)[0])
+        odd = np.flatnonzero(~np.isfinite(scores))
+        if odd.size:
+            bad = odd[nonfinite_rows(X[odd])]
+            if bad.size:
+                raise not_finite(place(int(bad[0])), X[bad[0]])
+        return scores
 
 
 class QuerySide(Model):

@@ -1,24 +1,26 @@
-"""Scores of a BLOB column of codes, straight from DuckDB's memory: the native overload behind ``vec_score``.
+"""Scores of codes and of vectors straight from DuckDB's memory: the native overloads behind every search.
 
-Vectors, and databases opened before vecpipe was imported, take the Arrow function of ``functions`` instead.
+Databases opened before vecpipe was imported take the Arrow functions of ``functions`` instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from vecpipe.arrays import Float32, Mask
-from vecpipe.engines.duckdb.handles import query_of
-from vecpipe.engines.duckdb.native.memory import BLOB, VARCHAR
-from vecpipe.engines.duckdb.native.reading import Reader
+from vecpipe.arrays import Float32, Mask, check_width, nonfinite_rows, not_finite, null_element, wrong_code_length
+from vecpipe.engines.duckdb.handles import Query, query_of
+from vecpipe.engines.duckdb.native.memory import ANY, BLOB, VARCHAR
+from vecpipe.engines.duckdb.native.reading import Reader, Vectors
 from vecpipe.engines.duckdb.native.scalars import FloatFunction
 from vecpipe.errors import InputError, SpecError
 from vecpipe.kernels import one_blas_thread
 
-NAME = "_vec_score"
+_NO_MODEL = "codes cannot be scored without the model that wrote them; pass model := 'name'"
 
 
 def _rows(at: npt.NDArray[np.intp] | None, valid: Mask | None) -> npt.NDArray[np.intp] | None:
@@ -28,7 +30,7 @@ def _rows(at: npt.NDArray[np.intp] | None, valid: Mask | None) -> npt.NDArray[np
     return np.flatnonzero(valid) if at is None else at[valid[at]]
 
 
-def _scores(reader: Reader, columns: Sequence[int], count: int) -> Float32:
+def _of_codes(reader: Reader, columns: Sequence[int], count: int) -> Float32:
     code, handle = columns
     valid = reader.validity(code, count)
     out = None
@@ -36,7 +38,7 @@ def _scores(reader: Reader, columns: Sequence[int], count: int) -> Float32:
         query, rows = query_of(text.decode(errors="replace")), _rows(at, valid)
         model, queries = query.model, query.queries
         if model is None or queries is None:
-            raise SpecError("codes cannot be scored without the model that wrote them; pass model := 'name'")
+            raise SpecError(_NO_MODEL)
         if model.codec is None:
             raise InputError("vec_score: v: expected vectors, got BLOB; the model has no codec")
         codes = reader.codes(code, count, rows, model.bytes_per_vector, "vec_score: code")
@@ -50,4 +52,91 @@ def _scores(reader: Reader, columns: Sequence[int], count: int) -> Float32:
     return np.full(count, np.nan, np.float32) if out is None else out
 
 
-SCORES = (FloatFunction(NAME, "vec_score", (BLOB, VARCHAR), _scores),)
+def _no_codes(reader: Reader, columns: Sequence[int], count: int) -> Float32:
+    raise SpecError(_NO_MODEL)
+
+
+def _of_vectors(label: str, raw: bool, reader: Reader, columns: Sequence[int], count: int) -> Float32:
+    part = reader.vectors(columns[0], count)
+    _check_rows(part, label)
+    values = part.values
+    out = np.full(count, np.nan, np.float32)
+    if not len(values):
+        return out
+    for text, at in reader.by_value(columns[1], count):
+        query = query_of(text.decode(errors="replace"))
+        chosen, rows = values, part.rows
+        if at is not None:
+            chosen, rows = _some(part.rows, values, at, count)
+        score = _exact if raw or query.model is None else _carried
+        scores = score(query, chosen, rows, label)
+        if rows is None:
+            return scores
+        out[rows] = scores
+    return out
+
+
+def _check_rows(part: Vectors, label: str) -> None:
+    """Refuse rows with a NULL element, and rows of several widths."""
+    for same in (part, *part.ragged):
+        if len(same.holes):
+            raise null_element(f"{label}: row {int(same.holes[0])}")
+    for other in part.ragged:
+        check_width(other.width, part.width, f"{label}: row {0 if other.rows is None else int(other.rows[0])}")
+
+
+def _some(
+    rows: npt.NDArray[np.int64] | None, values: npt.NDArray[Any], at: npt.NDArray[np.intp], count: int
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.intp]]:
+    """Return the vectors at some rows of the chunk, and those of the rows that have one."""
+    if rows is None:
+        return values[at], at
+    place = np.full(count, -1)
+    place[rows] = np.arange(len(rows))
+    there = at[place[at] >= 0]
+    return values[place[there]], there
+
+
+def _row(rows: npt.NDArray[np.int64] | None, label: str, i: int) -> str:
+    return f"{label}: row {i if rows is None else int(rows[i])}"
+
+
+def _narrow(values: npt.NDArray[Any]) -> Float32:
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32, copy=False)
+
+
+def _exact(query: Query, values: npt.NDArray[Any], rows: npt.NDArray[np.int64] | None, label: str) -> Float32:
+    """Return the scores of raw vectors."""
+    check_width(values.shape[1], query.raw.shape[1], _row(rows, label, 0))
+    with one_blas_thread():
+        return query.exact(_narrow(values), partial(_row, rows, label))
+
+
+def _carried(query: Query, values: npt.NDArray[Any], rows: npt.NDArray[np.int64] | None, label: str) -> Float32:
+    """Return the scores of what a model has written: vectors, or codes as arrays of bytes."""
+    model = query.model
+    assert model is not None
+    assert query.queries is not None
+    if model.codec is not None:
+        if values.dtype != np.uint8:
+            raise InputError(f"{label}: expected codes (BLOB), got vectors; the model {model.spec!r} writes codes")
+        if values.shape[1] != model.bytes_per_vector:
+            row = 0 if rows is None else int(rows[0])
+            raise wrong_code_length("vec_score: code", row, values.shape[1], model.bytes_per_vector)
+    else:
+        check_width(values.shape[1], model.output_dim, _row(rows, label, 0))
+        values = _narrow(values)
+        bad = nonfinite_rows(values)
+        if bad.size:
+            raise not_finite(_row(rows, label, int(bad[0])), values[bad[0]])
+    with one_blas_thread():
+        return np.asarray(model.score(query.queries, values)[0])
+
+
+SCORES = (
+    FloatFunction("_vec_score", "vec_score", (BLOB, VARCHAR), _of_codes),
+    FloatFunction("_vec_score", "vec_score", (ANY, VARCHAR), partial(_of_vectors, "v", False)),
+    FloatFunction("_vec_exact", "vec_exact", (BLOB, VARCHAR), _no_codes),
+    FloatFunction("_vec_exact", "vec_exact", (ANY, VARCHAR), partial(_of_vectors, "v", True)),
+)

@@ -19,7 +19,7 @@ F64 = NDArray[np.float64]
 
 _ACCUMULATORS = 6144
 _TILE = 128
-_QUICK_ROWS = 128
+_QUICK_ROWS = 32
 _ONES = np.ones(_QUICK_ROWS, np.float32)
 
 
@@ -41,14 +41,14 @@ def reduce_rows(ufunc: np.ufunc, values: NDArray[Any]) -> F64:
 
 
 def quick_sum(values: NDArray[np.float32]) -> F64:
-    """Return the (d,) sum of (n, d) float32 rows: 128 rows at a time in float32, those sums in float64.
+    """Return the (d,) sum of (n, d) float32 rows: 32 rows at a time in float32, those sums in float64.
 
-    The error is below 8e-6 of the sum of the magnitudes, and typically below 1e-7: enough for a mean, and a third of
-    the time of widening every number.
+    The error is below 2e-6 of the sum of the magnitudes, and typically far below 1e-7: enough for a mean, and a third
+    of the time of widening every number.
     """
     count, width = values.shape
     whole = count // _QUICK_ROWS * _QUICK_ROWS
-    if not whole or not values.flags.c_contiguous:
+    if whole < 4 * _QUICK_ROWS or not values.flags.c_contiguous:
         return reduce_rows(np.add, values)
     with np.errstate(over="ignore", invalid="ignore"):
         narrow = np.matmul(_ONES, values[:whole].reshape(-1, _QUICK_ROWS, width))
