@@ -152,6 +152,35 @@ def wide_squared_norms(X: Float32) -> tuple[Float64, npt.NDArray[np.int64]]:
     return squares, far
 
 
+def query_products(q: Float32, X: Float32) -> Float64:
+    """Return the ``(n,)`` inner products of one vector ``(d,)`` with rows, in float64 and each by itself."""
+    return np.asarray(numkong.dot(*_beside(q, X))) if len(X) else np.zeros(0)
+
+
+def query_cosines(q: Float32, X: Float32) -> Float64:
+    """Return the ``(n,)`` cosines of one vector ``(d,)`` with rows of any length, NaN where one of them is zero.
+
+    In float64 and each by itself: one pass over the rows finds products and lengths.
+    """
+    if not len(X) or not q.any():
+        return np.full(len(X), np.nan)
+    cosines = 1.0 - np.asarray(numkong.angular(*_beside(q, X)))
+    zero = np.flatnonzero(cosines == 0.0)  # of what is orthogonal, too
+    cosines[zero[~X[zero].any(axis=1)]] = np.nan
+    return cosines
+
+
+def query_distances(q: Float32, X: Float32) -> Float64:
+    """Return the ``(n,)`` Euclidean distances of one vector ``(d,)`` from rows, in float64 and each by itself."""
+    return np.asarray(numkong.euclidean(*_beside(q, X))) if len(X) else np.zeros(0)
+
+
+def _beside(q: Float32, X: Float32) -> tuple[Float32, Float32]:
+    """Return one vector as many times as there are rows, without copies, and the rows, entries side by side."""
+    rows = X if X.strides[1] == X.itemsize else np.ascontiguousarray(X)
+    return np.broadcast_to(q, rows.shape), rows
+
+
 def row_products(A: Float32, B: Float32) -> Float64:
     """Return ``(n,) float64`` inner products of row with row."""
     return np.asarray(np.einsum("ij,ij->i", A, B, dtype=np.float64))

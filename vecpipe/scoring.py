@@ -197,7 +197,13 @@ def _cosines(products: Float64, left: Float64, right: Float64, noise: float) -> 
 
 
 def exact_scores(Q: Float32, X: Float32, metric: Metric) -> Float32:
-    """Return ``(m, n) float32`` scores of float vectors, larger is closer; NaN where cosine has no answer."""
+    """Return ``(m, n) float32`` scores of float vectors, larger is closer; NaN where cosine has no answer.
+
+    One query is scored row by row in float64; several by a matrix product in float32.
+    """
+    if len(Q) == 1:
+        with np.errstate(over="ignore"):
+            return _scores_of_one(Q[0], X, metric).astype(np.float32)[None]
     products = kernels.inner_products(Q, X)
     if metric == "ip":
         return products
@@ -205,6 +211,14 @@ def exact_scores(Q: Float32, X: Float32, metric: Metric) -> Float32:
     if metric == "l2":
         return _minus_distance(lengths, products, norms)
     return _over(products, np.sqrt(lengths) * np.sqrt(norms))
+
+
+def _scores_of_one(q: Float32, X: Float32, metric: Metric) -> Float64:
+    if metric == "ip":
+        return kernels.query_products(q, X)
+    if metric == "l2":
+        return -kernels.query_distances(q, X)
+    return kernels.query_cosines(q, X)
 
 
 def _minus_distance(lengths: Float32, products: Float32, norms: Float32) -> Float32:

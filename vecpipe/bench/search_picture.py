@@ -7,13 +7,13 @@ from pathlib import Path
 
 from vecpipe.arrays import Float32
 from vecpipe.bench.pictures import figure_class, save
-from vecpipe.bench.search_ways import BITS, CELLS, CODES, EXACT, INDEX, Searched, measured
+from vecpipe.bench.search_ways import BITS, CELLS, CODES, EXACT, INDEX, VECTORS, Searched, measured
 from vecpipe.bench.settings import Setting
 
 Curves = Mapping[int, Sequence[Setting]]
 _SIZES = (1_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
 _COUNTS = (1, 3, 10, 30, 100)
-_MARKERS = {EXACT: "x", CODES: "s", BITS: "d", CELLS: "^", INDEX: "o"}
+_MARKERS = {EXACT: "x", VECTORS: "+", CODES: "s", BITS: "d", CELLS: "^", INDEX: "o"}
 
 
 def over_rows(X: Float32, Q: Float32, k: int, target: float, known: Sequence[Setting]) -> dict[int, list[Setting]]:

@@ -1,4 +1,4 @@
-"""The ways to search a DuckDB table that ``vecpipe bench search`` measures: exactly, by codes, bits, cells, index."""
+"""The ways to search a DuckDB table that ``vecpipe bench search`` measures: vectors, codes, bits, cells, index."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vecpipe.bench.settings import Setting, ask_in_turns, cheapest
 from vecpipe.metrics.retrieval import nearest
 
 WARM = 5
-EXACT, CODES, BITS = "DuckDB ORDER BY", "vec_search codes", "vec_search_bits"
+EXACT, VECTORS, CODES, BITS = "DuckDB ORDER BY", "vec_search vectors", "vec_search codes", "vec_search_bits"
 CELLS, INDEX = "vec_search cells", "vec_search index"
 OVERSAMPLES = (4, 8, 16, 32, 64, 100)
 PROBES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
@@ -69,7 +69,14 @@ class Searched:
         store = self._seconds(f"CREATE TABLE docs AS SELECT id, emb, {columns} FROM given ORDER BY cell")
         self.con.execute("DROP TABLE given")
         index = self._seconds("SELECT vec_index('docs', 'docs', 'docs')")
-        self.builds = {EXACT: 0.0, CODES: fit + store, BITS: signs + store, CELLS: fit + store, INDEX: fit + index}
+        self.builds = {
+            EXACT: 0.0,
+            VECTORS: 0.0,
+            CODES: fit + store,
+            BITS: signs + store,
+            CELLS: fit + store,
+            INDEX: fit + index,
+        }
 
     def _seconds(self, sql: str) -> float:
         start = time.perf_counter()
@@ -79,6 +86,7 @@ class Searched:
     def ladders(self, k: int) -> list[list[Setting]]:
         """Return for each way to search its settings, cheapest first."""
         codes = f"model := 'docs', code := 'code', rerank := 'emb', k := {k}"
+        cells = f"model := 'docs', cell := 'cell', rerank := 'emb', k := {k}"
         bits = f"model := 'signs', bits := 'bits', rerank := 'emb', k := {k}"
         index = f"index := 'docs', rerank := 'emb', k := {k}"
         probes = [count for count in PROBES if count <= cell_count(self.rows)]
@@ -95,9 +103,10 @@ class Searched:
         order = f"SELECT id FROM docs ORDER BY array_cosine_distance(emb, $q::FLOAT[{self.dim}]) LIMIT {k}"
         return [
             [setting(EXACT, "exact", order)],
+            [setting(VECTORS, "exact", f"SELECT id FROM vec_search('docs', $q::BLOB, rerank := 'emb', k := {k})")],
             [setting(CODES, "int8, rerank", f"SELECT id FROM vec_search('docs', $q::BLOB, {codes})")],
             searches(BITS, bits, "oversample", OVERSAMPLES, "vec_search_bits"),
-            searches(CELLS, f"{codes}, cell := 'cell'", "nprobe", probes),
+            searches(CELLS, cells, "nprobe", probes),
             searches(INDEX, index, "nprobe", probes),
         ]
 
