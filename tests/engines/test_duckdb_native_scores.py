@@ -1,4 +1,4 @@
-"""The native overloads behind vec_score and vec_exact against the Arrow functions beside them: the same numbers, errors."""
+"""The native overloads of vec_score and vec_exact against the Arrow functions beside them: same numbers and errors."""
 
 from __future__ import annotations
 
