@@ -152,33 +152,37 @@ def wide_squared_norms(X: Float32) -> tuple[Float64, npt.NDArray[np.int64]]:
     return squares, far
 
 
-def query_products(q: Float32, X: Float32) -> Float64:
-    """Return the ``(n,)`` inner products of one vector ``(d,)`` with rows, in float64 and each by itself."""
-    return np.asarray(numkong.dot(*_beside(q, X))) if len(X) else np.zeros(0)
+def exact_products(A: Float32, B: Float32) -> Float64:
+    """Return ``(n,)`` inner products of row with row, in float64; either may be one row, which goes with all others."""
+    left, right = _side_by_side(A, B)
+    return np.asarray(numkong.dot(left, right)) if len(left) else np.zeros(0)
 
 
-def query_cosines(q: Float32, X: Float32) -> Float64:
-    """Return the ``(n,)`` cosines of one vector ``(d,)`` with rows of any length, NaN where one of them is zero.
+def exact_cosines(A: Float32, B: Float32) -> Float64:
+    """Return ``(n,)`` cosines of row with row as ``exact_products``, whatever their lengths; NaN where one is zero.
 
-    In float64 and each by itself: one pass over the rows finds products and lengths.
+    One pass over the rows finds products and lengths.
     """
-    if not len(X) or not q.any():
-        return np.full(len(X), np.nan)
-    cosines = 1.0 - np.asarray(numkong.angular(*_beside(q, X)))
-    zero = np.flatnonzero(cosines == 0.0)  # of what is orthogonal, too
-    cosines[zero[~X[zero].any(axis=1)]] = np.nan
+    left, right = _side_by_side(A, B)
+    if not len(left):
+        return np.zeros(0)
+    cosines = 1.0 - np.asarray(numkong.angular(left, right))
+    odd = np.flatnonzero((cosines == 0.0) | (cosines == 1.0))  # what zero vectors get, and some others
+    cosines[odd[~(left[odd].any(axis=1) & right[odd].any(axis=1))]] = np.nan
     return cosines
 
 
-def query_distances(q: Float32, X: Float32) -> Float64:
-    """Return the ``(n,)`` Euclidean distances of one vector ``(d,)`` from rows, in float64 and each by itself."""
-    return np.asarray(numkong.euclidean(*_beside(q, X))) if len(X) else np.zeros(0)
+def exact_distances(A: Float32, B: Float32) -> Float64:
+    """Return ``(n,)`` Euclidean distances of row from row as ``exact_products``."""
+    left, right = _side_by_side(A, B)
+    return np.asarray(numkong.euclidean(left, right)) if len(left) else np.zeros(0)
 
 
-def _beside(q: Float32, X: Float32) -> tuple[Float32, Float32]:
-    """Return one vector as many times as there are rows, without copies, and the rows, entries side by side."""
-    rows = X if X.strides[1] == X.itemsize else np.ascontiguousarray(X)
-    return np.broadcast_to(q, rows.shape), rows
+def _side_by_side(A: Float32, B: Float32) -> tuple[Float32, Float32]:
+    """Return matrices of one shape whose rows have their entries side by side."""
+    count = len(B) if len(A) == 1 else len(A)
+    left, right = (M if M.strides[1] == M.itemsize else np.ascontiguousarray(M) for M in (A, B))
+    return np.broadcast_to(left, (count, A.shape[1])), np.broadcast_to(right, (count, B.shape[1]))
 
 
 def row_products(A: Float32, B: Float32) -> Float64:

@@ -22,7 +22,7 @@ from vecpipe.guard import GUARD_ROWS, neighbours_kept, warn_if_whitening_hurts, 
 from vecpipe.moments import Affine
 from vecpipe.operators import Codec, FitData, Operator
 from vecpipe.operators.base import check_widths
-from vecpipe.scoring import Coding, Metric, Queries, exact_pairs, exact_scores
+from vecpipe.scoring import Coding, Metric, Queries, exact_scores, row_scores
 from vecpipe.sketch import Sketch
 from vecpipe.spec import format_spec, parse
 from vecpipe.version import __version__
@@ -275,7 +275,7 @@ class Model:
             raise InputError(f"cannot score {len(a)} codes with {len(b)}: expected one for one")
         if self.coding is None:
             left, right = (_matrix(side, self.output_dim, "this model returns") for side in (a, b))
-            return exact_pairs(left, right, metric)
+            return row_scores(left, right, metric)
         codes_a, codes_b = (from_codes(np.asarray(side), self.bytes_per_vector)[0] for side in (a, b))
         return self.coding.score_pairs(codes_a, codes_b, metric)
 

@@ -178,16 +178,6 @@ class Coding:
         return _cosines(products, left, right, self.codec.noise)
 
 
-def exact_pairs(A: Float32, B: Float32, metric: Metric) -> Float32:
-    """Return ``(n,) float32`` scores of float vectors row by row; NaN where cosine has no answer."""
-    if metric == "l2":
-        return np.asarray(-np.sqrt(kernels.row_products(A - B, A - B)), dtype=np.float32)
-    products = kernels.row_products(A, B)
-    if metric == "ip":
-        return products.astype(np.float32)
-    return _cosines(products, kernels.row_products(A, A), kernels.row_products(B, B), 0.0)
-
-
 def _cosines(products: Float64, left: Float64, right: Float64, noise: float) -> Float32:
     """Return cosines from products and squared lengths, NaN where a length cannot be told from zero."""
     known = (left > noise) & (right > noise)
@@ -196,14 +186,23 @@ def _cosines(products: Float64, left: Float64, right: Float64, noise: float) -> 
     return np.asarray(np.clip(cosines, -1.0, 1.0), dtype=np.float32)
 
 
+def row_scores(A: Float32, B: Float32, metric: Metric) -> Float32:
+    """Return ``(n,) float32`` scores of row with row, each by itself in float64; A or B may be one row for all."""
+    with np.errstate(over="ignore"):
+        if metric == "ip":
+            return kernels.exact_products(A, B).astype(np.float32)
+        if metric == "l2":
+            return (-kernels.exact_distances(A, B)).astype(np.float32)
+        return np.clip(kernels.exact_cosines(A, B), -1.0, 1.0).astype(np.float32)
+
+
 def exact_scores(Q: Float32, X: Float32, metric: Metric) -> Float32:
     """Return ``(m, n) float32`` scores of float vectors, larger is closer; NaN where cosine has no answer.
 
     One query is scored row by row in float64; several by a matrix product in float32.
     """
     if len(Q) == 1:
-        with np.errstate(over="ignore"):
-            return _scores_of_one(Q[0], X, metric).astype(np.float32)[None]
+        return row_scores(Q, X, metric)[None]
     products = kernels.inner_products(Q, X)
     if metric == "ip":
         return products
@@ -211,14 +210,6 @@ def exact_scores(Q: Float32, X: Float32, metric: Metric) -> Float32:
     if metric == "l2":
         return _minus_distance(lengths, products, norms)
     return _over(products, np.sqrt(lengths) * np.sqrt(norms))
-
-
-def _scores_of_one(q: Float32, X: Float32, metric: Metric) -> Float64:
-    if metric == "ip":
-        return kernels.query_products(q, X)
-    if metric == "l2":
-        return -kernels.query_distances(q, X)
-    return kernels.query_cosines(q, X)
 
 
 def _minus_distance(lengths: Float32, products: Float32, norms: Float32) -> Float32:

@@ -18,7 +18,7 @@ from vecpipe import kernels
 from vecpipe.arrays import Bytes, Float32, Float64
 from vecpipe.pipeline import Model
 from vecpipe.sample import row_hashes
-from vecpipe.scoring import Metric
+from vecpipe.scoring import Metric, row_scores
 
 Places = npt.NDArray[np.int64]
 Ranks = Callable[[], Places]
@@ -187,16 +187,7 @@ class Candidates:
         step = max(1, _PAIR_CELLS // X.shape[1])
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
-            q, x = self.Q[queries[part]].astype(np.float64), X[rows[part]].astype(np.float64)
-            if self.metric == "l2":
-                q -= x
-                scores[part] = -np.sqrt(np.vecdot(q, q))
-                continue
-            products = np.vecdot(q, x)
-            if self.metric == "cosine":
-                products /= self._wide_norms[queries[part]] * np.sqrt(np.vecdot(x, x))
-                np.clip(products, -1.0, 1.0, out=products)
-            scores[part] = products
+            scores[part] = row_scores(self.Q[queries[part]], X[rows[part]], self.metric)
         return scores
 
     def _bar(self, which: Places) -> Float32:
