@@ -169,6 +169,24 @@ def test_scores_of_vectors_are_those_of_the_arrow_function(coded, kind, metric):
             agree_vectors(coded.execute(sql, {"h": h}).fetchall(), pa.list_(pa.float64()), function)
 
 
+@pytest.mark.parametrize("kind", ["FLOAT[16]", "FLOAT[]"])
+@pytest.mark.parametrize(
+    "source",
+    [
+        "(FROM docs ORDER BY hash(id))",
+        "(SELECT * FROM docs SEMI JOIN (SELECT id FROM codes WHERE id % 5 = 1) USING (id))",
+        "(SELECT d.* FROM docs AS d JOIN range(3000) AS r(i) ON d.id = r.i % 40)",
+        "(SELECT d.id, (SELECT emb FROM docs WHERE id = 4) AS emb FROM docs AS d)",
+        "(SELECT * FROM docs UNION ALL SELECT id, NULL FROM docs)",
+        "(SELECT id, NULL AS emb FROM docs)",
+    ],
+)
+def test_vectors_that_lie_apart(coded, kind, source):
+    h = coded.execute("SELECT vec_query(NULL, $1)", [Q.tolist()]).fetchone()[0]
+    sql = f"SELECT vec_exact(emb::{kind}, $h), emb::FLOAT[], $h FROM {source}"
+    agree_vectors(coded.execute(sql, {"h": h}).fetchall(), pa.list_(pa.float32()), functions._exact)
+
+
 def test_vectors_of_a_model_without_codec(coded):
     vecpipe.save_model(
         coded, "flat", vecpipe.fit(coded, "SELECT emb FROM docs WHERE emb IS NOT NULL", "center | pca(4)")
