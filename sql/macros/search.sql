@@ -89,7 +89,7 @@ CREATE OR REPLACE MACRO vec_search
     ORDER BY _vec_score DESC
     LIMIT k
 ),
--- in the nearest cells
+-- in the nearest cells; without IS TRUE DuckDB makes a join of the list, and reads vectors outside these cells too
 (source, q, cell, model, nprobe := 16, code := NULL, rerank := NULL, ties := NULL, k := 10, oversample := 4,
  metric := 'cosine') AS TABLE (
     SELECT * EXCLUDE (_vec_coarse, _vec_place, _vec_score, _vec_tie), _vec_score AS score
