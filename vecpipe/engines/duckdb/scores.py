@@ -109,8 +109,7 @@ def _narrow(values: npt.NDArray[Any]) -> Float32:
 def _exact(query: Query, values: npt.NDArray[Any], rows: npt.NDArray[np.int64] | None, label: str) -> Float32:
     """Return the scores of raw vectors."""
     check_width(values.shape[1], query.raw.shape[1], _row(rows, label, 0))
-    with one_blas_thread():
-        return query.exact(_narrow(values), partial(_row, rows, label))
+    return query.exact(_narrow(values), partial(_row, rows, label))
 
 
 def _carried(query: Query, values: npt.NDArray[Any], rows: npt.NDArray[np.int64] | None, label: str) -> Float32:
