@@ -27,8 +27,9 @@ from vecpipe.spec import parse
 _FLOAT_MAX = float(np.finfo(np.float32).max)
 # Threads that do many short things hand the interpreter's lock to each other for each of them, and wait longer than
 # they work. So half of the cores add up the chunks of a mean while the others read, and groups are finished by one
-# thread at a time where there are many: a group of few rows is nothing but short calls.
-_ADDING = threading.Semaphore(max(1, (os.cpu_count() or 1) // 2))
+# thread at a time where there are many: a group of few rows is nothing but short calls. Plain locks, since Ctrl-C
+# cannot strike between taking one and noting that it is taken.
+_ADDING = [threading.Lock() for _ in range(max(1, (os.cpu_count() or 1) // 2))]
 _FINISHING = threading.Lock()
 _MANY_GROUPS = 32
 
@@ -55,7 +56,7 @@ class Totals(Aggregate):
     def update(self, chunk: Input) -> None:
         """Add a chunk."""
         quick = self.mean and self.weight is None and chunk.states.single
-        with _ADDING if quick else nullcontext():
+        with _ADDING[(threading.get_ident() >> 12) % len(_ADDING)] if quick else nullcontext():
             self._add(chunk)
 
     def _add(self, chunk: Input) -> None:
