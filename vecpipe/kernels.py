@@ -152,57 +152,46 @@ def wide_squared_norms(X: Float32) -> tuple[Float64, npt.NDArray[np.int64]]:
     return squares, far
 
 
-def exact_products(A: Float32, B: Float32) -> Float64:
-    """Return ``(n,)`` inner products of row with row, in float64; either may be one row, which goes with all others."""
+def row_products(A: npt.NDArray[Any], B: npt.NDArray[Any]) -> Float64:
+    """Return ``(n,)`` inner products of row with row: float32 in float64, int8 exactly.
+
+    Each row by itself, so that its product does not depend on the rows beside it. Either side may be one row, which
+    goes with all others.
+    """
     left, right = _side_by_side(A, B)
-    return np.asarray(numkong.dot(left, right)) if len(left) else np.zeros(0)
+    return np.asarray(numkong.dot(left, right)) if left.size else np.zeros(len(left))
 
 
-def exact_cosines(A: Float32, B: Float32) -> Float64:
-    """Return ``(n,)`` cosines of row with row as ``exact_products``, whatever their lengths; NaN where one is zero.
+def row_cosines(A: Float32, B: Float32) -> Float64:
+    """Return ``(n,)`` cosines of row with row as ``row_products``, whatever their lengths; NaN where one is zero.
 
     One pass over the rows finds products and lengths.
     """
     left, right = _side_by_side(A, B)
-    if not len(left):
-        return np.zeros(0)
+    if not left.size:
+        return np.full(len(left), np.nan)
     cosines = 1.0 - np.asarray(numkong.angular(left, right))
     odd = np.flatnonzero((cosines == 0.0) | (cosines == 1.0))  # what zero vectors get, and some others
     cosines[odd[~(left[odd].any(axis=1) & right[odd].any(axis=1))]] = np.nan
     return cosines
 
 
-def exact_distances(A: Float32, B: Float32) -> Float64:
-    """Return ``(n,)`` Euclidean distances of row from row as ``exact_products``."""
+def row_distances(A: Float32, B: Float32) -> Float64:
+    """Return ``(n,)`` Euclidean distances of row from row as ``row_products``."""
     left, right = _side_by_side(A, B)
-    return np.asarray(numkong.euclidean(left, right)) if len(left) else np.zeros(0)
+    return np.asarray(numkong.euclidean(left, right)) if left.size else np.zeros(len(left))
 
 
-def _side_by_side(A: Float32, B: Float32) -> tuple[Float32, Float32]:
-    """Return matrices of one shape whose rows have their entries side by side."""
+def _side_by_side(A: npt.NDArray[Any], B: npt.NDArray[Any]) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return matrices of one shape whose rows have their entries side by side; rows may lie apart, or be the same."""
     count = len(B) if len(A) == 1 else len(A)
     left, right = (M if M.strides[1] == M.itemsize else np.ascontiguousarray(M) for M in (A, B))
     return np.broadcast_to(left, (count, A.shape[1])), np.broadcast_to(right, (count, B.shape[1]))
 
 
-def row_products(A: Float32, B: Float32) -> Float64:
-    """Return ``(n,) float64`` inner products of row with row."""
-    return np.asarray(np.einsum("ij,ij->i", A, B, dtype=np.float64))
-
-
-def digit_products(A: npt.NDArray[np.int8], B: npt.NDArray[np.int8]) -> Float64:
-    """Return ``(n,)`` inner products of row with row of ``(n, d) int8`` levels, exact."""
-    return np.asarray(numkong.dot(_in_rows(A), _in_rows(B))) if len(A) else np.zeros(0)
-
-
-def _in_rows(levels: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
-    """Return rows whose entries lie side by side; the rows themselves may lie apart, or be the same."""
-    return levels if levels.strides[1] == 1 else np.ascontiguousarray(levels)
-
-
 def digit_sums(levels: npt.NDArray[np.int8]) -> Float64:
     """Return the ``(n,)`` sums of the rows of ``(n, d) int8`` levels, exact."""
-    return digit_products(levels, np.broadcast_to(np.ones(levels.shape[1], dtype=np.int8), levels.shape))
+    return row_products(levels, np.ones((1, levels.shape[1]), dtype=np.int8))
 
 
 def half_squares(halves: npt.NDArray[np.float16]) -> Float64:

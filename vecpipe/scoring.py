@@ -190,10 +190,10 @@ def row_scores(A: Float32, B: Float32, metric: Metric) -> Float32:
     """Return ``(n,) float32`` scores of row with row, each by itself in float64; A or B may be one row for all."""
     with np.errstate(over="ignore"):
         if metric == "ip":
-            return kernels.exact_products(A, B).astype(np.float32)
+            return kernels.row_products(A, B).astype(np.float32)
         if metric == "l2":
-            return (-kernels.exact_distances(A, B)).astype(np.float32)
-        return np.clip(kernels.exact_cosines(A, B), -1.0, 1.0).astype(np.float32)
+            return (-kernels.row_distances(A, B)).astype(np.float32)
+        return np.clip(kernels.row_cosines(A, B), -1.0, 1.0).astype(np.float32)
 
 
 def exact_scores(Q: Float32, X: Float32, metric: Metric) -> Float32:

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self, TypeVar
 
-import numpy as np
 import numpy.typing as npt
 
 from vecpipe import container, kernels
@@ -216,8 +215,7 @@ class Codec(Operator):
 
     def pair_distances(self, a: Bytes, b: Bytes) -> Float64:
         """Return ``(n,)`` Euclidean distances, row by row, of the vectors that codes of two columns stand for."""
-        difference = self.decode(a) - self.decode(b)
-        return np.asarray(np.sqrt(kernels.row_products(difference, difference)))
+        return kernels.row_distances(self.decode(a), self.decode(b))
 
 
 _REGISTRY: dict[str, type[Operator]] = {}

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from vecpipe.arrays import Bytes, Float32, Float64
 from vecpipe.errors import ModelFormatError
-from vecpipe.kernels import DigitQuery, digit_products
+from vecpipe.kernels import DigitQuery, row_products
 from vecpipe.operators.base import Codec, Layout, State, register
 from vecpipe.operators.fit_data import FitData
 from vecpipe.operators.lut import look_up
@@ -179,7 +179,7 @@ class Int8(_Ranges):
         """Return ``(n,)`` squared norms of the decoded vectors."""
         if self.scale == "vector":
             levels = codes[:, :-4].view(np.int8)
-            squares = digit_products(levels, levels) * absmax_scales(codes).astype(np.float64) ** 2
+            squares = row_products(levels, levels) * absmax_scales(codes).astype(np.float64) ** 2
             return np.asarray(squares, dtype=np.float32)
         return super().squared_norms(codes)
 

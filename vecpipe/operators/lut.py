@@ -8,6 +8,7 @@ here.
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,18 +46,21 @@ class _Scratch:
 _SCRATCH: list[_Scratch] = []
 
 
+def _scratch(count: int) -> _Scratch:
+    with suppress(IndexError):
+        found = _SCRATCH.pop()
+        if found.count == count:
+            return found
+    return _Scratch(count)
+
+
 def look_up(tables: Float32, codes: Bytes) -> Float32:
     """Return the sums of the table entries that codes name: (m, b, 256), (n, b) -> (m, n) float32."""
     m, count = tables.shape[0], tables.shape[1]
     out = np.empty((m, len(codes)), dtype=np.float32)
     flat = tables.reshape(m, count * 256)
     ones = np.ones(count, dtype=np.float32)
-    try:
-        scratch = _SCRATCH.pop()
-    except IndexError:
-        scratch = _Scratch(count)
-    if scratch.count != count:
-        scratch = _Scratch(count)
+    scratch = _scratch(count)
     rows = len(scratch.index)
     for start in range(0, len(codes), rows):
         block = codes[start : start + rows]

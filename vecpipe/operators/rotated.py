@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from vecpipe.arrays import Bytes, Float32, Float64
 from vecpipe.errors import ModelFormatError
-from vecpipe.kernels import DigitQuery, affine, digit_products, digit_sums, wide_squared_norms
+from vecpipe.kernels import DigitQuery, affine, digit_sums, row_products, wide_squared_norms
 from vecpipe.operators.base import Codec, Layout, State, check_matrix, register
 from vecpipe.operators.fit_data import FitData
 from vecpipe.operators.kmeans import gaussian_levels
@@ -140,7 +140,7 @@ class _Rotated(Codec):
         if sizes.min() == sizes.max():
             return np.full(len(codes), self.dim * float(sizes[0]) ** 2)
         body = self._body(codes)
-        squares = digit_products(body, body)
+        squares = row_products(body, body)
         if self._shift:
             squares = squares + 2.0 * self._shift * digit_sums(body) + self.dim * self._shift**2
         return squares

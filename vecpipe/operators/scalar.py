@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from vecpipe.arrays import Bytes, Float32
 from vecpipe.errors import InputError, ModelFormatError
-from vecpipe.kernels import DigitQuery, digit_products, digit_sums, row_products
+from vecpipe.kernels import DigitQuery, digit_sums, row_products
 from vecpipe.operators.base import Codec, Layout, State, register
 from vecpipe.operators.codecs import absmax_codes, absmax_scales
 from vecpipe.operators.fit_data import FitData
@@ -112,11 +112,11 @@ class LVQ(Codec):
         """Return ``(n,)`` squared norms of the decoded vectors: ``sum (l + s c)^2`` from sums of whole numbers."""
         low, step, levels, rest = self._read(codes)
         signed, shift = _signed_levels(levels, self.bits)
-        total, squares = digit_sums(signed), digit_products(signed, signed)
+        total, squares = digit_sums(signed), row_products(signed, signed)
         if rest is not None:
             fine, fine_shift = _signed_levels(rest, self.residual)
             share = 1.0 / (2**self.residual - 1)
-            squares += 2.0 * share * digit_products(signed, fine) + share * share * digit_products(fine, fine)
+            squares += 2.0 * share * row_products(signed, fine) + share * share * row_products(fine, fine)
             total += share * digit_sums(fine)
             shift += share * fine_shift - 0.5
         # With c = signed + shift, the entries are (l + s shift) + s signed.
@@ -233,7 +233,7 @@ class BEBR(Codec):
     def squared_norms(self, codes: Bytes) -> Float32:
         """Return ``(n,)`` squared norms of the decoded vectors, from sums of whole numbers."""
         levels, shift = self._signed(codes), self._shift
-        squares = digit_products(levels, levels) + 2.0 * shift * digit_sums(levels) + self.dim * shift * shift
+        squares = row_products(levels, levels) + 2.0 * shift * digit_sums(levels) + self.dim * shift * shift
         return np.asarray(squares * (2.0 * self._unit * self._scale) ** 2, dtype=np.float32)
 
 
@@ -318,5 +318,5 @@ class Int8Outlier(Codec):
     def squared_norms(self, codes: Bytes) -> Float32:
         """Return ``(n,)`` squared norms of the decoded vectors."""
         levels, scales, large = self._split(codes)
-        norms = digit_products(levels, levels) * scales.astype(np.float64) ** 2 + row_products(large, large)
+        norms = row_products(levels, levels) * scales.astype(np.float64) ** 2 + row_products(large, large)
         return np.asarray(norms, dtype=np.float32)

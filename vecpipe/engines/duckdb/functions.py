@@ -31,7 +31,7 @@ from vecpipe.arrays import (
     to_vectors,
 )
 from vecpipe.diverse import farthest_points
-from vecpipe.engines.duckdb.handles import keep_model, model_of, query_of, query_side
+from vecpipe.engines.duckdb.handles import NO_MODEL, keep_model, model_of, query_of, query_side
 from vecpipe.errors import InputError, ModelNotFoundError, SpecError
 from vecpipe.operators import Codec, Operator, parameters, registry
 from vecpipe.pipeline import Model, fit_sketch
@@ -424,7 +424,7 @@ def _scores(items: Any, query: Any, *, raw: bool) -> Any:
             found, chosen = query_of(handle), _take(items, at)
             if raw or found.model is None:
                 if pa.types.is_binary(items.type) or pa.types.is_large_binary(items.type):
-                    raise SpecError("codes cannot be scored without the model that wrote them; pass model := 'name'")
+                    raise SpecError(NO_MODEL)
                 rows = to_rows(chosen, column="vec_exact: v", dim=found.raw.shape[1], check_finite=False)
                 scores, valid = found.exact(rows.values, "vec_exact: v: row {}".format), rows.valid
             elif found.model.codec is None:

@@ -81,6 +81,9 @@ _QUERIES: _Shelf[Query] = _Shelf("q", _limit("VECPIPE_QUERY_CACHE_BYTES", 512 <<
 _JOINS: _Shelf[Any] = _Shelf("j", _limit("VECPIPE_JOIN_CACHE_BYTES", 1 << 30))
 
 
+NO_MODEL = "codes cannot be scored without the model that wrote them; pass model := 'name'"
+
+
 class Query:
     """One query, prepared: raw for exact scores, carried through a model for scores of codes."""
 

@@ -12,15 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vecpipe.arrays import Float32, Mask, check_width, nonfinite_rows, not_finite, null_element, wrong_code_length
-from vecpipe.engines.duckdb.handles import Query, query_of
+from vecpipe.arrays import Float32, Mask, check_width, nonfinite_rows, not_finite, wrong_code_length
+from vecpipe.engines.duckdb.handles import NO_MODEL, Query, query_of
+from vecpipe.engines.duckdb.native.aggregate import check_vectors
 from vecpipe.engines.duckdb.native.memory import ANY, BLOB, VARCHAR
-from vecpipe.engines.duckdb.native.reading import Reader, Vectors
+from vecpipe.engines.duckdb.native.reading import Reader
 from vecpipe.engines.duckdb.native.scalars import FloatFunction
 from vecpipe.errors import InputError, SpecError
 from vecpipe.kernels import one_blas_thread
-
-_NO_MODEL = "codes cannot be scored without the model that wrote them; pass model := 'name'"
 
 
 def _rows(at: npt.NDArray[np.intp] | None, valid: Mask | None) -> npt.NDArray[np.intp] | None:
@@ -38,7 +37,7 @@ def _of_codes(reader: Reader, columns: Sequence[int], count: int) -> Float32:
         query, rows = query_of(text.decode(errors="replace")), _rows(at, valid)
         model, queries = query.model, query.queries
         if model is None or queries is None:
-            raise SpecError(_NO_MODEL)
+            raise SpecError(NO_MODEL)
         if model.codec is None:
             raise InputError("vec_score: v: expected vectors, got BLOB; the model has no codec")
         codes = reader.codes(code, count, rows, model.bytes_per_vector, "vec_score: code")
@@ -53,13 +52,12 @@ def _of_codes(reader: Reader, columns: Sequence[int], count: int) -> Float32:
 
 
 def _no_codes(reader: Reader, columns: Sequence[int], count: int) -> Float32:
-    raise SpecError(_NO_MODEL)
+    raise SpecError(NO_MODEL)
 
 
 def _of_vectors(label: str, raw: bool, reader: Reader, columns: Sequence[int], count: int) -> Float32:
     part = reader.vectors(columns[0], count)
-    _check_rows(part, label)
-    values = part.values
+    values = check_vectors(part, partial(_row, None, label), elements=False)
     out = np.full(count, np.nan, np.float32)
     if not len(values):
         return out
@@ -74,15 +72,6 @@ def _of_vectors(label: str, raw: bool, reader: Reader, columns: Sequence[int], c
             return scores
         out[rows] = scores
     return out
-
-
-def _check_rows(part: Vectors, label: str) -> None:
-    """Refuse rows with a NULL element, and rows of several widths."""
-    for same in (part, *part.ragged):
-        if len(same.holes):
-            raise null_element(f"{label}: row {int(same.holes[0])}")
-    for other in part.ragged:
-        check_width(other.width, part.width, f"{label}: row {0 if other.rows is None else int(other.rows[0])}")
 
 
 def _some(

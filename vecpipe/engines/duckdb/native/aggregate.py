@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,30 +66,42 @@ class Aggregate:
 
     def check(self, part: Vectors, first: int, *, elements: bool = True) -> NDArray[Any]:
         """Return the values of the rows that are not NULL; the first row that breaks a rule is an error."""
-        if len(part.holes):
-            raise null_element(self.where(first + int(part.holes[0])))
-        for other in part.ragged:
-            if len(other.values):
-                row = first + int(other.rows[0] if other.rows is not None else 0)
-                check_width(other.width, part.width or None, self.where(row))
-            if len(other.holes):
-                raise null_element(self.where(first + int(other.holes[0])))
-        values = part.values
-        if not len(values):
-            return values
+        return check_vectors(part, lambda i: self.where(first + i), elements=elements)
 
-        def row_of(i: int) -> int:
-            return first + (i if part.rows is None else int(part.rows[i]))
 
-        check_width(part.width, None, self.where(row_of(0)))
-        if elements and values.dtype.kind == "f":
-            with np.errstate(over="ignore"):
-                narrow = values.astype(np.float32, copy=False)
-            bad = nonfinite_rows(narrow)
-            if bad.size:
-                i = int(bad[0])
-                raise not_finite(self.where(row_of(i)), narrow[i])
+def check_vectors(part: Vectors, where: Callable[[int], str], *, elements: bool = True) -> NDArray[Any]:
+    """Return the values of the rows that are not NULL; the first row of a chunk that breaks a rule is an error.
+
+    Parameters
+    ----------
+    where
+        Returns the words for a row of the chunk.
+    elements
+        False leaves it to the caller to find NaN and infinities.
+    """
+    if len(part.holes):
+        raise null_element(where(int(part.holes[0])))
+    for other in part.ragged:
+        if len(other.values):
+            check_width(other.width, part.width or None, where(int(other.rows[0]) if other.rows is not None else 0))
+        if len(other.holes):
+            raise null_element(where(int(other.holes[0])))
+    values = part.values
+    if not len(values):
         return values
+
+    def row_of(i: int) -> int:
+        return i if part.rows is None else int(part.rows[i])
+
+    check_width(part.width, None, where(row_of(0)))
+    if elements and values.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            narrow = values.astype(np.float32, copy=False)
+        bad = nonfinite_rows(narrow)
+        if bad.size:
+            i = int(bad[0])
+            raise not_finite(where(row_of(i)), narrow[i])
+    return values
 
 
 def with_weight(
