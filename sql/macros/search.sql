@@ -154,42 +154,31 @@ CREATE OR REPLACE MACRO vec_search
 ),
 -- through a resident index of the table; rerank is the column of vectors that it was made of, model refuses an index
 -- that was made with another one. Row numbers are joined, not looked up with IN: in a LATERAL join that would pair all
--- rows of the table with all queries.
+-- rows of the table with all queries. The count gathers the rows too, which come from all over the table. Columns are
+-- named in the text of the inner query, which is planned faster than COLUMNS.
 (source, q, index, rerank, ties := NULL, model := NULL, nprobe := 16, k := 10, oversample := 4,
  metric := 'cosine') AS TABLE (
-    SELECT * EXCLUDE (_vec_score, _vec_tie, _vec_row, _vec_place, _vec_live, _vec_wanted, _vec_named),
-           _vec_score AS score
+    SELECT * EXCLUDE (_vec_score, _vec_tie, _vec_v, _vec_row, _vec_named, _vec_live), _vec_score AS score
     FROM (
         SELECT COLUMNS(lambda c: lower(c) <> 'score'),
-               _vec_exact(COLUMNS(lambda c: lower(c) = lower(rerank)), _vec_query(NULL, q, metric)) AS _vec_score,
-               CASE WHEN ties IS NULL THEN NULL
-                    ELSE COLUMNS(lambda c: lower(c) = lower(coalesce(ties, rerank)))
-               END AS _vec_tie
+               _vec_index_score(index, _vec_named, _vec_live, _vec_v, _vec_query(NULL, q, metric)) AS _vec_score
         FROM (
-            SELECT *, row_number() OVER (ORDER BY _vec_row) AS _vec_place,
-                   count(_vec_wanted.mark) OVER () AS _vec_live, max(_vec_wanted.named) OVER () AS _vec_named
+            SELECT *, count(_vec_named.mark) OVER () AS _vec_live
             FROM (
-                FROM (
-                    SELECT unnest(_vec_index_rows(
-                               index, model, q, k * oversample, metric, nprobe,
-                               (SELECT COLUMNS(lambda c: lower(c) = lower(rerank))
-                                FROM query('SELECT rowid AS _vec_row, * FROM ' || source)
-                                WHERE _vec_row = _vec_index_last(index)),
-                               _vec_index_last(index), txid_current())) AS _vec_wanted
-                    LIMIT k * oversample + 1
-                ) JOIN query('SELECT rowid AS _vec_row, * FROM ' || source) ON _vec_row = _vec_wanted.row
-                UNION ALL BY NAME
-                FROM query('SELECT rowid AS _vec_row, * FROM ' || source)
-                WHERE _vec_row > _vec_index_last(index)
-            )
+                SELECT unnest(_vec_index_rows(
+                           index, model, q, k, oversample, metric, nprobe,
+                           (SELECT list(_vec_row) FROM query('SELECT rowid AS _vec_row FROM ' || source)
+                            WHERE _vec_row >= _vec_index_last(index)),
+                           _vec_index_last(index), txid_current())) AS _vec_named
+            ) JOIN query(
+                'SELECT rowid AS _vec_row, "' || replace(rerank, '"', '""') || '" AS _vec_v, '
+                    || coalesce('"' || replace(ties, '"', '""') || '"', 'NULL') || ' AS _vec_tie, * FROM ' || source
+            ) ON _vec_row = _vec_named.row
         )
-        WHERE _vec_index_good(index, _vec_named, _vec_live, k, _vec_wanted.mark,
-                              COLUMNS(lambda c: lower(c) = lower(rerank)))
-        ORDER BY _vec_score DESC NULLS LAST, _vec_tie, _vec_row
-        LIMIT k
     )
     WHERE _vec_score IS NOT NULL
     ORDER BY _vec_score DESC, _vec_tie, _vec_row
+    LIMIT k
 ),
 -- refused: nothing to search by
 (source, q, model := NULL, k := 10, metric := 'cosine') AS TABLE (

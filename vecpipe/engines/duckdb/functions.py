@@ -413,7 +413,8 @@ def _score(code: Any, query: Any) -> Any:
     return _scores(code, query, raw=False)
 
 
-def _exact(v: Any, query: Any) -> Any:
+def exact(v: Any, query: Any) -> Any:
+    """Return scores of raw vectors for query handles: the Arrow form of ``vec_exact``."""
     return _scores(v, query, raw=True)
 
 
@@ -528,5 +529,5 @@ _HAND_WRITTEN = (
     Scalar("_vec_score", "code, query", "FLOAT", "Behind vec_score.", _score),
     Scalar("_vec_is_newest", "query, version", "BOOLEAN", "Behind vec_search.", _is_newest),
     Scalar("_vec_query_bits", "query", "BLOB", "Behind vec_search_bits.", _query_bits),
-    Scalar("_vec_exact", "v, query", "FLOAT", "Behind vec_exact.", _exact),
+    Scalar("_vec_exact", "v, query", "FLOAT", "Behind vec_exact.", exact),
 )

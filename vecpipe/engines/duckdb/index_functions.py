@@ -9,14 +9,15 @@ import numpy as np
 import pyarrow as pa
 
 from vecpipe.arrays import flat_array
-from vecpipe.engines.duckdb.functions import Scalar, constant
+from vecpipe.engines.duckdb.functions import Scalar, constant, exact
 from vecpipe.engines.duckdb.handles import query_rows
-from vecpipe.engines.duckdb.indexes import Indexes, OpenCursor, again, check, check_rows
+from vecpipe.engines.duckdb.indexes import Indexes, OpenCursor, check_end, check_live, check_rows, named_rows
 from vecpipe.errors import EngineError, InputError, SpecError
 from vecpipe.kernels import one_blas_thread
 from vecpipe.scoring import metric_named
 
-_NAMED = pa.list_(pa.struct([("row", pa.int64()), ("mark", pa.int64()), ("named", pa.int64())]))
+_NAMED = pa.struct([("row", pa.int64()), ("mark", pa.int64()), ("needed", pa.int64())])
+_NOTHING = (np.empty(0, np.int64),) * 3
 _BUILT = "STRUCT(name VARCHAR, rows BIGINT, bytes BIGINT, last_row BIGINT)"
 _LIST = (
     "STRUCT(name VARCHAR, source VARCHAR, spec VARCHAR, rows BIGINT, bytes BIGINT, last_row BIGINT, cells INTEGER)[]"
@@ -55,56 +56,51 @@ def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
         return pa.array([rows] * len(nothing))
 
     def rows_of(
-        name: Any, model: Any, q: Any, count: Any, metric: Any, nprobe: Any, mark: Any, last_row: Any, transaction: Any
+        name: Any, model: Any, q: Any, k: Any, oversample: Any, metric: Any, nprobe: Any, tail: Any, end: Any, now: Any
     ) -> Any:
         asked = query_rows(q, "vec_search: q")
-        lists: list[list[dict[str, int | None]] | None] = []
-        columns = (name, model, count, metric, nprobe, last_row, transaction)
-        given = zip(*(column.to_pylist() for column in columns), strict=True)
+        later = flat_array(tail)
+        columns = (name, model, k, oversample, metric, nprobe, end, now)
+        sizes, parts = np.zeros(len(asked) + 1, np.int32), []
+        there = None if asked.valid is None else pa.array(~asked.valid)
         checked: set[tuple[Any, ...]] = set()
-        for at, (one, wanted, most, measure, cells, end, now) in enumerate(given):
+        for at, given in enumerate(zip(*(column.to_pylist() for column in columns), strict=True)):
             if asked.valid is not None and not asked.valid[at]:
-                lists.append(None)
                 continue
-            if not isinstance(most, int) or most < 1 or not isinstance(cells, int) or cells < 1:
+            one, wanted, least, times, measure, cells, planned, transaction = given
+            if not all(isinstance(number, int) and number >= 1 for number in (least, times, cells)):
                 raise SpecError(
-                    f"vec_search: k * oversample is {most!r} and nprobe {cells!r}; expected whole numbers of at least 1"
+                    f"vec_search: k is {least!r}, oversample {times!r} and nprobe {cells!r}; expected whole numbers of "
+                    "at least 1"
                 )
             found = indexes.get(one)
             dim = found.index.model.dim
             if asked.dim != dim:
                 raise InputError(f"vec_search: q has {asked.dim} dimensions, the index holds {dim}")
-            if end != found.last:
+            if planned != found.last:
                 raise EngineError("vec_search: the index was made again while the search was planned: search again")
-            if (one, wanted, now) not in checked:  # one statement: the same row in the same transaction for all queries
-                checked.add((one, wanted, now))
+            new = later[at].values
+            new = np.empty(0, np.int64) if new is None else new.to_numpy()
+            if (one, wanted, transaction) not in checked:  # one statement: the same tail for all queries
+                checked.add((one, wanted, transaction))
                 if wanted is not None:
                     indexes.check_model(one, wanted)
-                if len(found.index):
-                    check(found, mark[at : at + 1], now)
+                check_end(found, new, transaction)
             with one_blas_thread():
-                places = found.index.nearest(asked.values[at], most, metric_named(measure), cells)
-            rows, marks = found.index.rows[places].tolist(), found.index.marks[places].tolist()
-            named: list[dict[str, int | None]] = [
-                {"row": row, "mark": mark, "named": len(rows)} for row, mark in zip(rows, marks, strict=True)
-            ]
-            if len(found.index) and found.last not in rows:
-                # so that there is a row to count with
-                named.append({"row": found.last, "mark": None, "named": len(rows)})
-            lists.append(named)
-        return pa.array(lists, _NAMED)
+                places = found.index.nearest(asked.values[at], least * times, metric_named(measure), cells)
+            parts.append(named_rows(found, places, new, least))
+            sizes[at + 1] = len(parts[-1][0])
+        offsets = pa.array(sizes.cumsum(dtype=np.int32))
+        row, mark, needed = (np.concatenate(column) for column in zip(*parts, strict=True)) if parts else _NOTHING
+        fields = [pa.array(row), pa.array(mark, mask=mark < 0), pa.array(needed)]
+        return pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(fields, fields=list(_NAMED)), mask=there)
 
-    def good(name: Any, named: Any, live: Any, k: Any, mark: Any, v: Any) -> Any:
-        check_rows(indexes.get(constant(name, "vec_search: index")), flat_array(mark), flat_array(v))
-        columns = (name, named, live, k)
-        for one, count, there, wanted in set(zip(*(column.to_pylist() for column in columns), strict=True)):
-            if count is not None and there < wanted <= count:
-                source = indexes.get(one)
-                raise EngineError(
-                    f"of the {count} rows that the index of {source.source} names, {there} are still in the "
-                    f"table, fewer than k = {wanted}: {again(source)}, or search with a larger oversample"
-                )
-        return pa.array(np.ones(len(name), dtype=bool))
+    def score(name: Any, named: Any, live: Any, v: Any, query: Any) -> Any:
+        rows, vectors = flat_array(named), flat_array(v)
+        found = indexes.get(constant(name, "vec_search: index"))
+        check_rows(found, rows.field("mark"), vectors)
+        check_live(found, rows.field("needed"), flat_array(live))
+        return exact(vectors, query)
 
     def last(name: Any) -> Any:
         return pa.array([None if one is None else indexes.get(one).last for one in name.to_pylist()], pa.int64())
@@ -116,10 +112,10 @@ def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
     )  # fmt: skip
     yield Scalar("_vec_indexes", "nothing", _LIST, "Behind vec_indexes.", listed, volatile=True)
     yield Scalar(
-        "_vec_index_rows", "name, model, q, count, metric, nprobe, mark, last, transaction",
-        "STRUCT(row BIGINT, mark BIGINT, named BIGINT)[]", "Behind vec_search.", rows_of, volatile=True,
+        "_vec_index_rows", "name, model, q, k, oversample, metric, nprobe, tail, end, now",
+        "STRUCT(row BIGINT, mark BIGINT, needed BIGINT)[]", "Behind vec_search.", rows_of, volatile=True,
     )  # fmt: skip
     yield Scalar(
-        "_vec_index_good", "name, named, live, k, mark, v", "BOOLEAN", "Behind vec_search.", good, volatile=True
+        "_vec_index_score", "name, named, live, v, query", "FLOAT", "Behind vec_search.", score, volatile=True
     )
     yield Scalar("_vec_index_last", "name", "BIGINT", "Behind vec_search.", last)

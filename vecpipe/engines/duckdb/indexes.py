@@ -7,14 +7,13 @@ An index that can no longer tell which rows those are refuses to answer.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +21,13 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from vecpipe.arrays import Float32, to_rows
+from vecpipe.arrays import to_rows
 from vecpipe.cells import CellModel
 from vecpipe.engines.duckdb import catalog
 from vecpipe.errors import CapabilityError, EngineError, InputError, ModelFormatError, ModelNotFoundError
 from vecpipe.kernels import one_blas_thread
 from vecpipe.ordered import in_order
-from vecpipe.search.index import Index, has_cells, marks_of
+from vecpipe.search.index import Index, Places, has_cells, marks_of
 from vecpipe.sources import open_source
 
 OpenCursor = Callable[[], duckdb.DuckDBPyConnection]
@@ -44,11 +43,6 @@ class TableIndex:
     ----------
     source, column : str
         The table and its column of vectors.
-    last : int
-        Number of the last row that has a vector; later ones are not in the index.
-    mark : str
-        Digest of that row's vector: where it no longer is, rows before it may have moved. Rows of equal vectors can
-        take each other's place, so that each row that a search looks at is held against its own mark as well.
     since : int
         The transaction that read the table; one that began earlier may see rows that this one did not.
     """
@@ -56,9 +50,17 @@ class TableIndex:
     index: Index
     source: str
     column: str
-    last: int
-    mark: str
     since: int
+
+    @cached_property
+    def last(self) -> int:
+        """Number of the last row that has a vector, -1 where none has; later ones are not in the index."""
+        return int(self.index.rows.max(initial=-1))
+
+    @cached_property
+    def place_of_last(self) -> int:
+        """Where that row stands in the index."""
+        return int(self.index.rows.argmax())
 
 
 class Indexes:
@@ -89,7 +91,7 @@ class Indexes:
             sql = f"SELECT rowid AS row, {quoted} AS v FROM {source}"
             cells = CellModel(model) if has_cells(model) else None
             rows, codes, marks, places = [], [], [], []
-            last, mark, size = -1, "", 0
+            size = 0
 
             def encode(batch: Any, first: int) -> tuple[Any, ...]:
                 read = to_rows(batch.column("v"), column=column, dim=model.dim, first_row=first)
@@ -100,11 +102,10 @@ class Indexes:
                     valid = there if valid is None else valid & there
                 kept = np.arange(len(read)) if valid is None else np.flatnonzero(valid)
                 numbers = batch.column("row").to_numpy()[kept]
-                tail = (int(numbers[-1]), _digest(read.values[kept[-1]])) if len(kept) else None
                 marked = marks_of(read.values[kept])
                 if len(kept) < len(read):
                     packed, cell = packed[kept], None if cell is None else cell[kept]
-                return numbers, packed, marked, cell, tail
+                return numbers, packed, marked, cell
 
             def calls() -> Iterator[Callable[[], tuple[Any, ...]]]:
                 first = 0
@@ -117,23 +118,20 @@ class Indexes:
             with one_blas_thread(), ThreadPoolExecutor(threads, "vecpipe-index") as pool:
                 for part in in_order(pool, calls(), 2 * threads):
                     assert part is not None
-                    number, packed, marked, cell, tail = part
+                    number, packed, marked, cell = part
                     rows.append(number)
                     codes.append(packed)
                     marks.append(marked)
                     if cell is not None:
                         places.append(cell)
-                    if tail is not None and tail[0] > last:
-                        last, mark = tail
                     size += packed.nbytes
                     self._refuse_too_much(name, size)
             cursor.commit()
         finally:
             cursor.close()
-        found = TableIndex(Index.of(model, rows, codes, marks, places), source, column, last, mark, int(since))
+        found = TableIndex(Index.of(model, rows, codes, marks, places), source, column, int(since))
         if path is not None:
-            about = {"source": source, "column": column, "last": last, "mark": mark}
-            found.index.save(path, about)
+            found.index.save(path, {"source": source, "column": column})
         self._hold(name, found)
         return found
 
@@ -168,10 +166,8 @@ class Indexes:
                 )
             index, about = Index.load(path)
             try:
-                found = TableIndex(
-                    index, str(about["source"]), str(about["column"]), int(about["last"]), str(about["mark"]), -1
-                )
-            except (KeyError, TypeError, ValueError) as error:
+                found = TableIndex(index, str(about["source"]), str(about["column"]), -1)
+            except KeyError as error:
                 raise ModelFormatError(f"{path}: not a readable index ({error!r})") from error
             self._refuse_too_much(name, index.nbytes)
             self._held[name] = found
@@ -220,19 +216,43 @@ class Indexes:
         return Path(f"{rows[0][0]}.{name}.vecindex")
 
 
-def _digest(vector: Float32) -> str:
-    return hashlib.sha256(np.ascontiguousarray(vector, np.float32).tobytes()).hexdigest()[:32]
+def named_rows(found: TableIndex, places: Places, tail: Places, k: int) -> tuple[Places, Places, Places]:
+    """Return the rows that a search has to look at: those found in the index, its last row, and all rows after it.
+
+    Parameters
+    ----------
+    places : (r,) int64
+        What the index found.
+    tail : (t,) int64
+        Numbers of the rows of the table from the last row of the index on.
+    k
+        Rows that are wanted.
+
+    Returns
+    -------
+    row, mark, needed : (n,) int64
+        Number of each row; the mark of its vector, -1 where it is not in the index; how many rows that have a mark have
+        to be in the table.
+    """
+    needed = k if len(places) >= k else 0
+    if len(found.index) and found.place_of_last not in places:
+        needed += 1
+        places = np.append(places, found.place_of_last)  # held against its mark too: where it has moved, all may have
+    new = tail[tail > found.last]
+    rows = np.concatenate([found.index.rows[places], new])
+    marks = np.full(len(rows), -1)
+    marks[: len(places)] = found.index.marks[places]
+    return rows, marks, np.full(len(rows), needed)
 
 
-def check(found: TableIndex, mark: Any, transaction: Any) -> None:
-    """Refuse where the numbers of rows no longer say what they said when the index was made."""
+def check_end(found: TableIndex, tail: Places, transaction: int) -> None:
+    """Refuse where it cannot be told which rows are not in the index."""
     if transaction < found.since:
         raise EngineError(
             f"the index of {found.source} was made after this transaction began, which may see rows that are not in "
             "it: COMMIT and search again"
         )
-    rows = to_rows(mark, column=found.column)
-    if rows.nulls or _digest(rows.values[0]) != found.mark:
+    if len(found.index) and found.last not in tail:
         raise EngineError(
             f"the index of {found.source} cannot tell which rows are new: its last row has been deleted, changed or "
             f"moved; {again(found)}"
@@ -249,6 +269,19 @@ def check_rows(found: TableIndex, marks: Any, vectors: Any) -> None:
     if rows.nulls or not same.all():
         raise EngineError(
             f"the index of {found.source} names rows that now hold other vectors: rows have moved; {again(found)}"
+        )
+
+
+def check_live(found: TableIndex, needed: Any, live: Any) -> None:
+    """Refuse where so many of the rows that the index found are gone that others may be nearer.
+
+    ``needed`` says for each row how many of them there have to be, ``live`` how many there are.
+    """
+    missing = np.flatnonzero(needed.to_numpy() > live.to_numpy())
+    if len(missing):
+        raise EngineError(
+            f"of the rows that the index of {found.source} names, {live[int(missing[0])]} are still in the table and "
+            f"{needed[int(missing[0])]} are needed for an answer: {again(found)}, or search with a larger oversample"
         )
 
 
