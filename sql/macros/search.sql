@@ -22,6 +22,12 @@ CREATE OR REPLACE MACRO _vec_planned_with_newest(wanted, q, metric) AS
     _vec_is_newest(
         _vec_query(wanted, q, metric), (SELECT max(m.version) FROM vecpipe.models AS m WHERE m.name = wanted));
 
+-- The name of a column, and that of a table, view or CTE, in the text of a query.
+CREATE OR REPLACE MACRO _vec_name(name) AS
+    coalesce('"' || replace(name, '"', '""') || '"', 'NULL');
+CREATE OR REPLACE MACRO _vec_table(source) AS
+    'query_table(''' || replace(source, '''', '''''') || ''')';
+
 -- The k rows of a table (or view, or CTE) nearest to q, with their score.
 --   code    column of codes, scored through the model
 --   rerank  column of raw vectors: the k * oversample best by code are scored again, exactly
@@ -89,29 +95,29 @@ CREATE OR REPLACE MACRO vec_search
     ORDER BY _vec_score DESC
     LIMIT k
 ),
--- in the nearest cells; without IS TRUE DuckDB makes a join of the list, and reads vectors outside these cells too
+-- in the nearest cells: joined, so that DuckDB reads vectors in these cells alone, in a LATERAL join too
 (source, q, cell, model, nprobe := 16, code := NULL, rerank := NULL, ties := NULL, k := 10, oversample := 4,
  metric := 'cosine') AS TABLE (
-    SELECT * EXCLUDE (_vec_coarse, _vec_place, _vec_score, _vec_tie), _vec_score AS score
+    SELECT * EXCLUDE (_vec_in, _vec_cell, _vec_item, _vec_v, _vec_tie, _vec_coarse, _vec_place, _vec_score),
+           _vec_score AS score
     FROM (
         SELECT COLUMNS(lambda c: lower(c) <> 'score'),
                CASE WHEN rerank IS NULL OR code IS NULL THEN _vec_coarse
-                    ELSE _vec_exact(COLUMNS(lambda c: lower(c) = lower(coalesce(rerank, code))),
-                                    _vec_query(NULL, q, metric))
+                    ELSE _vec_exact(_vec_v, _vec_query(NULL, q, metric))
                END AS _vec_score
         FROM (
             SELECT *, row_number() OVER (ORDER BY _vec_coarse DESC, _vec_tie) AS _vec_place
             FROM (
-                SELECT *,
-                       CASE WHEN ties IS NULL THEN NULL
-                            ELSE COLUMNS(lambda c: lower(c) = lower(coalesce(ties, cell)))
-                       END AS _vec_tie,
-                       _vec_score(COLUMNS(lambda c: lower(c) = lower(coalesce(code, rerank,
-                                      'vec_search needs code := or rerank := with the name of a column'))),
-                                  _vec_query(CASE WHEN code IS NULL THEN NULL ELSE model END, q, metric)) AS _vec_coarse
-                FROM query_table(source)
-                WHERE list_contains(_vec_probed(_vec_query(model, q, metric), nprobe),
-                                    COLUMNS(lambda c: lower(c) = lower(cell))) IS TRUE
+                SELECT *, _vec_score(_vec_item, _vec_query(CASE WHEN code IS NULL THEN NULL ELSE model END, q, metric))
+                           AS _vec_coarse
+                FROM (SELECT unnest(_vec_probed(_vec_query(model, q, metric), nprobe)) AS _vec_in)
+                JOIN query(
+                    'SELECT ' || _vec_name(cell) || ' AS _vec_cell, '
+                        || _vec_name(coalesce(code, rerank,
+                                              'vec_search needs code := or rerank := with the name of a column'))
+                        || ' AS _vec_item, ' || _vec_name(rerank) || ' AS _vec_v, ' || _vec_name(ties)
+                        || ' AS _vec_tie, * FROM ' || _vec_table(source)
+                ) ON _vec_cell = _vec_in
                 ORDER BY _vec_coarse DESC NULLS LAST, _vec_tie
                 LIMIT CASE WHEN rerank IS NULL OR code IS NULL THEN k ELSE k * oversample END
             )
@@ -154,8 +160,7 @@ CREATE OR REPLACE MACRO vec_search
 ),
 -- through a resident index of the table; rerank is the column of vectors that it was made of, model refuses an index
 -- that was made with another one. Row numbers are joined, not looked up with IN: in a LATERAL join that would pair all
--- rows of the table with all queries. The count gathers the rows too, which come from all over the table. Columns are
--- named in the text of the inner query, which is planned faster than COLUMNS.
+-- rows of the table with all queries. The count gathers the rows too, which come from all over the table.
 (source, q, index, rerank, ties := NULL, model := NULL, nprobe := 16, k := 10, oversample := 4,
  metric := 'cosine') AS TABLE (
     SELECT * EXCLUDE (_vec_score, _vec_tie, _vec_v, _vec_row, _vec_named, _vec_live), _vec_score AS score
@@ -171,8 +176,8 @@ CREATE OR REPLACE MACRO vec_search
                             WHERE _vec_row >= _vec_index_last(index)),
                            _vec_index_last(index), txid_current())) AS _vec_named
             ) JOIN query(
-                'SELECT rowid AS _vec_row, "' || replace(rerank, '"', '""') || '" AS _vec_v, '
-                    || coalesce('"' || replace(ties, '"', '""') || '"', 'NULL') || ' AS _vec_tie, * FROM ' || source
+                'SELECT rowid AS _vec_row, ' || _vec_name(rerank) || ' AS _vec_v, ' || _vec_name(ties)
+                    || ' AS _vec_tie, * FROM ' || source
             ) ON _vec_row = _vec_named.row
         )
     )

