@@ -18,9 +18,12 @@ CREATE OR REPLACE MACRO vec_exact(v, query) AS
     _vec_exact(v, query);
 
 -- Whether the model that a search was planned with is the newest that its transaction sees; an error where it is not.
-CREATE OR REPLACE MACRO _vec_planned_with_newest(wanted, q, metric) AS
-    _vec_is_newest(
-        _vec_query(wanted, q, metric), (SELECT max(m.version) FROM vecpipe.models AS m WHERE m.name = wanted));
+CREATE OR REPLACE MACRO _vec_planned_with_newest(wanted) AS
+    CASE WHEN _vec_version(wanted, txid_current()) <> (SELECT max(m.version) FROM vecpipe.models AS m WHERE m.name = wanted)
+         THEN error('this transaction has stored another version of the model ' || wanted || ', and a search plans with '
+                    || 'committed models only: COMMIT before searching codes of the new version')
+         ELSE true
+    END;
 
 -- The name of a column, and that of a table, view or CTE, in the text of a query.
 CREATE OR REPLACE MACRO _vec_name(name) AS
@@ -64,7 +67,7 @@ CREATE OR REPLACE MACRO vec_search
         ORDER BY _vec_score DESC NULLS LAST
         LIMIT k
     )
-    WHERE _vec_score IS NOT NULL AND _vec_planned_with_newest(model, q, metric)
+    WHERE _vec_score IS NOT NULL AND _vec_planned_with_newest(model)
     ORDER BY _vec_score DESC
 ),
 -- by code, then exactly; either may be NULL
@@ -91,7 +94,7 @@ CREATE OR REPLACE MACRO vec_search
         )
     )
     WHERE _vec_score IS NOT NULL
-      AND (model IS NULL OR code IS NULL OR _vec_planned_with_newest(model, q, metric))
+      AND (model IS NULL OR code IS NULL OR _vec_planned_with_newest(model))
     ORDER BY _vec_score DESC
     LIMIT k
 ),
@@ -124,7 +127,7 @@ CREATE OR REPLACE MACRO vec_search
             WHERE _vec_coarse IS NOT NULL
         )
     )
-    WHERE _vec_score IS NOT NULL AND _vec_planned_with_newest(model, q, metric)
+    WHERE _vec_score IS NOT NULL AND _vec_planned_with_newest(model)
     ORDER BY _vec_score DESC, _vec_tie
     LIMIT k
 ),
@@ -154,7 +157,7 @@ CREATE OR REPLACE MACRO vec_search
         )
     )
     WHERE _vec_score IS NOT NULL
-      AND (model IS NULL OR code IS NULL OR _vec_planned_with_newest(model, q, metric))
+      AND (model IS NULL OR code IS NULL OR _vec_planned_with_newest(model))
     ORDER BY _vec_score DESC, _vec_tie
     LIMIT k
 ),

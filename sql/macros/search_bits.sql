@@ -23,6 +23,6 @@ CREATE OR REPLACE MACRO vec_search_bits(
             WHERE _vec_differ IS NOT NULL
         )
     )
-    WHERE _vec_score IS NOT NULL AND _vec_planned_with_newest(model, q, metric)
+    WHERE _vec_score IS NOT NULL AND _vec_planned_with_newest(model)
     ORDER BY _vec_score DESC
     LIMIT k;

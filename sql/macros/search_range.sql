@@ -25,7 +25,7 @@ CREATE OR REPLACE MACRO vec_search_range
         FROM query_table(source)
     )
     WHERE _vec_score >= min_score
-      AND _vec_planned_with_newest(model, q, metric)
+      AND _vec_planned_with_newest(model)
     ORDER BY _vec_score DESC
 ),
 -- by code, then exactly
@@ -42,6 +42,6 @@ CREATE OR REPLACE MACRO vec_search_range
         WHERE _vec_coarse >= min_score - margin
     )
     WHERE _vec_score >= min_score
-      AND _vec_planned_with_newest(model, q, metric)
+      AND _vec_planned_with_newest(model)
     ORDER BY _vec_score DESC
 );

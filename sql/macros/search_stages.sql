@@ -24,8 +24,8 @@ CREATE OR REPLACE MACRO _vec_search_stages(source, q, stages, models, k, oversam
         WHERE _vec_fine IS NOT NULL
     )
     WHERE _vec_score IS NOT NULL
-      AND _vec_planned_with_newest(models[1], q, metric)
-      AND _vec_planned_with_newest(models[2], q, metric)
+      AND _vec_planned_with_newest(models[1])
+      AND _vec_planned_with_newest(models[2])
     ORDER BY _vec_score DESC
     LIMIT k;
 
@@ -48,6 +48,6 @@ CREATE OR REPLACE MACRO vec_search_stages
                             COLUMNS(lambda c: lower(c) = lower(cell))) IS TRUE
     )
     FROM _vec_search_stages('_vec_near', q, stages, models, k, oversample, metric)
-    WHERE _vec_planned_with_newest(coalesce(models[3], models[2]), q, metric)
+    WHERE _vec_planned_with_newest(coalesce(models[3], models[2]))
     ORDER BY score DESC
 );

@@ -163,7 +163,7 @@ def agree_vectors(rows: list[tuple], column: pa.DataType, function) -> None:
 @pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
 def test_scores_of_vectors_are_those_of_the_arrow_function(coded, kind, metric):
     h = coded.execute("SELECT vec_query(NULL, $1, $2)", [Q.tolist(), metric]).fetchone()[0]
-    for name, function in (("vec_exact", functions._exact), ("vec_score", functions._score)):
+    for name, function in (("vec_exact", functions.exact), ("vec_score", functions._score)):
         for source in ("docs", "docs WHERE emb IS NOT NULL", "docs WHERE id % 7 = 0 OR id > 4000", "docs LIMIT 1"):
             sql = f"SELECT {name}(emb::{kind}, $h), emb::{kind}::DOUBLE[], $h FROM {source}"
             agree_vectors(coded.execute(sql, {"h": h}).fetchall(), pa.list_(pa.float64()), function)
@@ -184,7 +184,7 @@ def test_scores_of_vectors_are_those_of_the_arrow_function(coded, kind, metric):
 def test_vectors_that_lie_apart(coded, kind, source):
     h = coded.execute("SELECT vec_query(NULL, $1)", [Q.tolist()]).fetchone()[0]
     sql = f"SELECT vec_exact(emb::{kind}, $h), emb::FLOAT[], $h FROM {source}"
-    agree_vectors(coded.execute(sql, {"h": h}).fetchall(), pa.list_(pa.float32()), functions._exact)
+    agree_vectors(coded.execute(sql, {"h": h}).fetchall(), pa.list_(pa.float32()), functions.exact)
 
 
 def test_vectors_of_a_model_without_codec(coded):
@@ -203,7 +203,7 @@ def test_queries_of_several_kinds_for_vectors_in_one_batch(coded):
         SELECT emb, CASE id % 3 WHEN 0 THEN $a WHEN 1 THEN $b END AS h FROM docs)"""
     rows = coded.execute(sql, {"a": handles[0], "b": handles[1]}).fetchall()
     assert sum(score is not None for score, _, _ in rows) > 2500
-    agree_vectors(rows, pa.list_(pa.float32()), functions._exact)
+    agree_vectors(rows, pa.list_(pa.float32()), functions.exact)
 
 
 def test_a_vector_without_direction_has_no_cosine_and_an_inner_product_of_zero(coded):

@@ -444,18 +444,6 @@ def _scores(items: Any, query: Any, *, raw: bool) -> Any:
     return pa.nulls(len(items), pa.float32()) if result is None else _floats(result)
 
 
-def _is_newest(query: Any, newest: Any) -> Any:
-    """Return true for handles of the newest model that the transaction sees; an error for others."""
-    for handle, seen in {(q, v) for q, v in zip(query.to_pylist(), newest.to_pylist(), strict=True)}:
-        version = None if handle is None else query_of(handle).version
-        if version is not None and seen is not None and version != seen:
-            raise ModelNotFoundError(
-                "this transaction has stored another version of the model, and a search plans with committed models "
-                "only: COMMIT before searching codes of the new version"
-            )
-    return pa.array(np.ones(len(query), dtype=bool))
-
-
 def _query_bits(query: Any) -> Any:
     """Return the sign bits of each query, NULL for one without direction."""
     made: list[bytes | None] = []
@@ -527,7 +515,6 @@ _HAND_WRITTEN = (
     Scalar("_vec_score_codes", "handle, a, b, metric", "FLOAT", "Behind vec_score_codes.", _score_codes),
     Scalar("_vec_decode", "handle, code", "FLOAT[]", "Behind vec_decode.", _decode),
     Scalar("_vec_score", "code, query", "FLOAT", "Behind vec_score.", _score),
-    Scalar("_vec_is_newest", "query, version", "BOOLEAN", "Behind vec_search.", _is_newest),
     Scalar("_vec_query_bits", "query", "BLOB", "Behind vec_search_bits.", _query_bits),
     Scalar("_vec_exact", "v, query", "FLOAT", "Behind vec_exact.", exact),
 )

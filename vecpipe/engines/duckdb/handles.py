@@ -87,9 +87,8 @@ NO_MODEL = "codes cannot be scored without the model that wrote them; pass model
 class Query:
     """One query, prepared: raw for exact scores, carried through a model for scores of codes."""
 
-    def __init__(self, model: Model | None, q: Float32, metric: Metric, version: int | None = None) -> None:
+    def __init__(self, model: Model | None, q: Float32, metric: Metric) -> None:
         self.model = model
-        self.version = version
         self.raw = q
         self.metric = metric
         self.queries: Queries | None = None if model is None else model.prepare(q, metric)
@@ -178,14 +177,11 @@ def _query_side_of(model: Model) -> QuerySide:
     return QuerySide(model.steps, model.dim, model.info)
 
 
-def keep_query(model: Model | None, q: Float32, metric: Metric, version: int | None = None) -> str:
-    """Prepare a query ``(1, d) float32`` and return its handle; the same query gives the same handle.
-
-    ``version`` is that of the model in the catalog it was found in.
-    """
+def keep_query(model: Model | None, q: Float32, metric: Metric) -> str:
+    """Prepare a query ``(1, d) float32`` and return its handle; the same query gives the same handle."""
     name = "" if model is None else model.hash
-    content = hashlib.sha256(q.tobytes() + f"{name}{metric}{version}".encode()).digest()
-    return _QUERIES.handle(content) or _QUERIES.put(content, Query(model, q, metric, version), 16 * q.shape[1] + 8_192)
+    content = hashlib.sha256(q.tobytes() + f"{name}{metric}".encode()).digest()
+    return _QUERIES.handle(content) or _QUERIES.put(content, Query(model, q, metric), 16 * q.shape[1] + 8_192)
 
 
 def query_of(handle: str) -> Query:

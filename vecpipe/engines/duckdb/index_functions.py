@@ -115,7 +115,5 @@ def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
         "_vec_index_rows", "name, model, q, k, oversample, metric, nprobe, tail, end, now",
         "STRUCT(row BIGINT, mark BIGINT, needed BIGINT)[]", "Behind vec_search.", rows_of, volatile=True,
     )  # fmt: skip
-    yield Scalar(
-        "_vec_index_score", "name, named, live, v, query", "FLOAT", "Behind vec_search.", score, volatile=True
-    )
+    yield Scalar("_vec_index_score", "name, named, live, v, query", "FLOAT", "Behind vec_search.", score, volatile=True)
     yield Scalar("_vec_index_last", "name", "BIGINT", "Behind vec_search.", last)

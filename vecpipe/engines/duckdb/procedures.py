@@ -51,7 +51,9 @@ _ADVISE_RETURNS = (
 
 def procedures(open_cursor: OpenCursor) -> Iterator[Scalar]:
     """Yield the functions for a database that cursors can be opened on."""
-    yield Scalar("_vec_prepare", "model, q, metric, transaction", "VARCHAR", "Behind vec_query.", _query(open_cursor))
+    newest = _Newest(open_cursor)
+    yield Scalar("_vec_prepare", "model, q, metric, transaction", "VARCHAR", "Behind vec_query.", _query(newest))
+    yield Scalar("_vec_version", "model, transaction", "BIGINT", "Behind vec_search.", _version(newest))
     yield Scalar(
         "vec_fit_query",
         "name, spec, sql [, queries_sql]",
@@ -93,9 +95,7 @@ class _Newest:
         return found
 
 
-def _query(open_cursor: OpenCursor) -> Callable[..., Any]:
-    newest = _Newest(open_cursor)
-
+def _query(newest: _Newest) -> Callable[..., Any]:
     def query(model: Any, q: Any, metric: Any, transaction: Any) -> Any:
         rows = handles.query_rows(q, "vec_query: q")
         prepared: list[str | None] = []
@@ -104,12 +104,19 @@ def _query(open_cursor: OpenCursor) -> Callable[..., Any]:
             if rows.valid is not None and not rows.valid[at]:
                 prepared.append(None)
                 continue
-            found, version = (None, None) if name is None else newest(str(name), number)
-            handle = handles.keep_query(found, rows.values[at : at + 1], metric_named(wanted), version)
-            prepared.append(handle)
+            found = None if name is None else newest(str(name), number)[0]
+            prepared.append(handles.keep_query(found, rows.values[at : at + 1], metric_named(wanted)))
         return pa.array(prepared, pa.string())
 
     return query
+
+
+def _version(newest: _Newest) -> Callable[..., Any]:
+    def version(model: Any, transaction: Any) -> Any:
+        asked = zip(model.to_pylist(), transaction.to_pylist(), strict=True)
+        return pa.array([None if name is None else newest(name, number)[1] for name, number in asked], pa.int64())
+
+    return version
 
 
 def _fit(open_cursor: OpenCursor) -> Callable[..., Any]:
