@@ -312,3 +312,36 @@ def test_a_sample_smaller_than_a_block_still_gives_the_moments_of_all_rows(
     for start in range(0, len(X), 700):
         sketch.update(X[start : start + 700])
     np.testing.assert_allclose(sketch.moments().covariance, np.cov(X.T, bias=True), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [3_000, 20_000])
+@pytest.mark.parametrize("keep_sample", [True, False])
+def test_callers_may_fill_their_arrays_again(rows: int, keep_sample: bool) -> None:
+    rng = np.random.default_rng(5)
+    X, weights = rng.standard_normal((rows, 4)).astype(np.float32), rng.uniform(0.5, 2.0, rows)
+    sketch = Sketch(4, keep_sample=keep_sample)
+    batch, heavy = np.empty((1_000, 4), np.float32), np.empty(1_000)
+    for start in range(0, rows, 1_000):
+        batch[:], heavy[:] = X[start : start + 1_000], weights[start : start + 1_000]
+        sketch.update(batch, heavy)
+    mean = np.average(X.astype(np.float64), axis=0, weights=weights)
+    np.testing.assert_allclose(sketch.moments().mean, mean, rtol=1e-5, atol=1e-6)
+    expected = np.cov(X.T.astype(np.float64), aweights=weights, bias=True)
+    np.testing.assert_allclose(sketch.moments().covariance, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_a_short_stream_for_moments_alone_is_whole_whatever_its_batches() -> None:
+    X = np.random.default_rng(6).standard_normal((4_000, 5)).astype(np.float32)
+    kept, light = Sketch(5), Sketch(5, keep_sample=False)
+    kept.update(X)
+    for start in range(3_500, -1, -500):
+        light.update(X[start : start + 500])
+    assert light.whole
+    parts = [Sketch(5, keep_sample=False) for _ in range(2)]
+    for part, rows in zip(parts, (X[:1_500], X[1_500:]), strict=True):
+        part.update(rows)
+    parts[0].merge(parts[1])
+    for sketch in (light, parts[0]):
+        assert sketch.count == len(X)
+        assert (sketch.sample().hashes == kept.sample().hashes).all()
+        assert (sketch.moments().scatter == kept.moments().scatter).all()

@@ -35,8 +35,8 @@ class Sketch:
     dim
         Width of the vectors.
     keep_sample
-        False for fits that need moments alone (``pipeline.needs_sample``): the sample is given up, and hashing with
-        it, once moments are accumulated.
+        False for fits that need moments alone (``pipeline.needs_sample``): rows are hashed only where the stream ends
+        before moments are accumulated, and there is no sample afterwards.
 
     Attributes
     ----------
@@ -61,6 +61,8 @@ class Sketch:
         self._kept = BottomK(dim)
         self._stream_from = min(_MOMENTS_FROM, self._kept.capacity)
         self._streamed: MomentSum | None = None
+        self._early: list[tuple[Float32, Float64 | None]] = []  # not hashed yet, where no sample may be asked for
+        self._early_rows = 0
         self._pending: list[tuple[Float32, Float64 | None]] = []
         self._pending_rows = 0
         self._lock = threading.Lock()
@@ -91,7 +93,7 @@ class Sketch:
             self._block(X[start:stop], None if weights is None else weights[start:stop])
 
     def _block(self, X: Float32, weights: Float64 | None) -> None:
-        about = look(X, weights, hashing=not self._given_up)
+        about = look(X, weights, hashing=self._keep_sample)
         direct = self._streamed is not None and len(X) >= BLOCK_ROWS // 2
         sums = about.sums(X, weights) if direct else None
         with self._lock:
@@ -99,16 +101,19 @@ class Sketch:
             self.zeros += int((about.squares == 0).sum())
             self.weight_sum += float(about.weights.sum())
             self.norm_sum += float(np.sqrt(about.squares) @ about.weights)
-            if self._streamed is None and len(self._kept) + len(X) > self._stream_from:
+            if self._streamed is None and len(self._kept) + self._early_rows + len(X) > self._stream_from:
                 self._stream()
             if sums is not None and self._streamed is not None:
                 self._streamed.add_block(sums, X, weights)
             elif self._streamed is not None:
-                self._queue(X, weights)
-            if self._streamed is not None and not self._keep_sample:
-                self._give_up()
-            elif not self._given_up:
+                self._queue(*_copies(X, weights))
+            if self._keep_sample and not self._given_up:
                 self._kept.add(X, about.hashes, None, about.weights)
+            elif self._streamed is None:
+                self._early.append(_copies(X, weights))
+                self._early_rows += len(X)
+            else:
+                self._give_up()
 
     def _give_up(self) -> None:
         """Let the sample go; from here on the sketch has moments and counts."""
@@ -122,6 +127,18 @@ class Sketch:
         for start in range(0, len(sample.rows), BLOCK_ROWS):
             part = slice(start, start + BLOCK_ROWS)
             self._add_rows(self._streamed, sample.rows[part], sample.weights[part])
+        for rows, weights in self._take_early():
+            self._queue(rows, weights)
+
+    def _take_early(self) -> list[tuple[Float32, Float64 | None]]:
+        early, self._early, self._early_rows = self._early, [], 0
+        return early
+
+    def _settle(self) -> None:
+        """Hash the rows that were not yet: somebody asks for what depends on all of them."""
+        for X, weights in self._take_early():
+            about = look(X, weights)
+            self._kept.add(X, about.hashes, None, about.weights)
 
     @staticmethod
     def _add_rows(moments: MomentSum, X: Float32, weights: Float64 | None) -> None:
@@ -129,16 +146,17 @@ class Sketch:
 
     def _queue(self, X: Float32, weights: Float64 | None) -> None:
         """Gather small batches into a block worth a product."""
-        self._pending.append((X.copy(), weights))
+        self._pending.append((X, weights))
         self._pending_rows += len(X)
         if self._pending_rows >= BLOCK_ROWS:
             self._flush()
 
     def _flush(self) -> None:
         if self._pending and self._streamed is not None:
-            X = np.concatenate([rows for rows, _ in self._pending])
-            weights = None
-            if any(w is not None for _, w in self._pending):
+            X, weights = self._pending[0]
+            if len(self._pending) > 1:
+                X, weights = np.concatenate([rows for rows, _ in self._pending]), None
+            if len(self._pending) > 1 and any(w is not None for _, w in self._pending):
                 weights = np.concatenate([np.ones(len(r)) if w is None else w for r, w in self._pending])
             self._add_rows(self._streamed, X, weights)
         self._pending, self._pending_rows = [], 0
@@ -152,6 +170,7 @@ class Sketch:
     def _whole(self) -> bool:
         if self._given_up:
             return False
+        self._settle()
         self._kept.compact()
         return not self._kept.full
 
@@ -166,6 +185,7 @@ class Sketch:
         with self._lock:
             if self._given_up:
                 raise FitError("this sketch has kept moments only, but the spec is fitted from rows")
+            self._settle()
             return self._kept.sample()
 
     def moments(self) -> Moments:
@@ -205,6 +225,7 @@ class Sketch:
         theirs = BottomK(self.dim).sample() if other._given_up else other.sample()
         moments = None if whole and self.whole else other.moments()
         with self._lock:
+            self._settle()
             self.count += other.count
             self.nulls += other.nulls
             self.invalid += other.invalid
@@ -290,6 +311,11 @@ class Sketch:
             sketch._streamed.add(Moments(weight, squared, arrays["mean"], arrays["scatter"], arrays["third"], fourth))
             sketch._kept.restore_limit()
         return sketch
+
+
+def _copies(X: Float32, weights: Float64 | None) -> tuple[Float32, Float64 | None]:
+    """Return what may be kept: callers fill their arrays again."""
+    return X.copy(), None if weights is None else weights.copy()
 
 
 def _exact_moments(sample: Sample, dim: int) -> Moments:
