@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from vecpipe.engines.duckdb.aggregates import SIGNATURES
+from vecpipe.engines.duckdb.catalog import Newest
 from vecpipe.engines.duckdb.functions import scalars
 from vecpipe.engines.duckdb.macros import sql_folder
 from vecpipe.engines.duckdb.procedures import procedures
@@ -61,7 +62,7 @@ def _functions() -> Iterator[str]:
     ]
     lines += [
         (scalar.name, f"`{scalar.name}({scalar.arguments})`", f"`{scalar.returns}`", scalar.help)
-        for scalar in (*scalars(), *procedures(_no_database))
+        for scalar in (*scalars(), *procedures(_no_database, Newest(_no_database)))
         if not scalar.name.startswith("_")
     ]
     lines += [(f.name, f"`{f.name}({f.arguments})`", f"`{f.returns}`", f"Aggregate. {f.help}") for f in SIGNATURES]

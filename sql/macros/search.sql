@@ -113,7 +113,7 @@ CREATE OR REPLACE MACRO vec_search
             FROM (
                 SELECT *, _vec_score(_vec_item, _vec_query(CASE WHEN code IS NULL THEN NULL ELSE model END, q, metric))
                            AS _vec_coarse
-                FROM (SELECT unnest(_vec_probed(_vec_query(model, q, metric), nprobe)) AS _vec_in)
+                FROM (SELECT unnest(_vec_probed(model, q, nprobe, txid_current())) AS _vec_in)
                 JOIN query(
                     'SELECT ' || _vec_name(cell) || ' AS _vec_cell, '
                         || _vec_name(coalesce(code, rerank,

@@ -44,7 +44,7 @@ CREATE OR REPLACE MACRO vec_search_stages
 (source, q, stages, models, cell, nprobe := 16, k := 10, oversample := [32, 4], metric := 'cosine') AS TABLE (
     WITH _vec_near AS (
         FROM query_table(source)
-        WHERE list_contains(_vec_probed(_vec_query(coalesce(models[3], models[2]), q, metric), nprobe),
+        WHERE list_contains(_vec_probed(coalesce(models[3], models[2]), q, nprobe, txid_current()),
                             COLUMNS(lambda c: lower(c) = lower(cell))) IS TRUE
     )
     FROM _vec_search_stages('_vec_near', q, stages, models, k, oversample, metric)

@@ -262,11 +262,11 @@ def plan(con: duckdb.DuckDBPyConnection, call: str) -> str:
     return str(con.execute(f"EXPLAIN ANALYZE SELECT id FROM {call}", {"q": Q.tolist()}).fetchall()[0][1])
 
 
-def test_only_rows_of_the_probed_cells_leave_the_scan(con):
+@pytest.mark.parametrize("q", ["$q", "(SELECT v FROM (SELECT $q AS v, random() AS r) WHERE r < 2)"])
+@pytest.mark.parametrize("code", ["code := 'code', ", ""])
+def test_only_rows_of_the_probed_cells_leave_the_scan(con, q, code):
     filled(con, np.concatenate([data_of("random")] * 30))
-    text = plan(
-        con, "vec_search('docs', $q, model := 'm', cell := 'cell', code := 'code', rerank := 'emb', nprobe := 2)"
-    )
+    text = plan(con, f"vec_search('docs', {q}, model := 'm', cell := 'cell', {code}rerank := 'emb', nprobe := 2)")
     expected = int(probed(con, 2).sum())
     counts = {int(found.replace(",", "")) for found in re.findall(r"([\d,]+) rows", text)}
     assert max(counts) == expected < 12_000

@@ -70,6 +70,30 @@ def committed_model(open_cursor: Callable[[], duckdb.DuckDBPyConnection], name: 
         cursor.close()
 
 
+class Newest:
+    """The newest committed model of a name, looked up once for each transaction that asks.
+
+    Planning a search asks several times, and each look is a statement of its own. What a transaction is told stays
+    what it is told: it does not see what others commit in the meantime anyway.
+    """
+
+    _MANY = 256
+
+    def __init__(self, open_cursor: Callable[[], duckdb.DuckDBPyConnection]) -> None:
+        self._open_cursor = open_cursor
+        self._known: dict[str, tuple[int, tuple[Model, int]]] = {}
+
+    def __call__(self, name: str, transaction: int) -> tuple[Model, int]:
+        """Return the model and its version; errors as in ``committed_model``."""
+        asked, found = self._known.get(name, (None, None))
+        if found is None or asked != transaction:
+            found = committed_model(self._open_cursor, name)
+            if len(self._known) >= self._MANY:
+                self._known.clear()
+            self._known[name] = transaction, found
+        return found
+
+
 def _read_newest(con: duckdb.DuckDBPyConnection, name: str) -> tuple[Model, int]:
     [(data, version)] = run(con, _NEWEST, [name]).fetchall()
     if data is None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from vecpipe import kernels
-from vecpipe.arrays import to_rows
+from vecpipe.arrays import check_width, to_rows
 from vecpipe.cells import CellModel, cell_model
+from vecpipe.engines.duckdb.catalog import Newest
 from vecpipe.engines.duckdb.functions import Scalar, constant, rows_by_model
-from vecpipe.engines.duckdb.handles import model_of, query_of
+from vecpipe.engines.duckdb.handles import model_of, query_rows
 from vecpipe.errors import SpecError
 
 _FITTED = pa.struct(
@@ -21,11 +22,11 @@ _FITTED = pa.struct(
 _FITTED_RETURNS = "STRUCT(cells INTEGER, used INTEGER, distance DOUBLE, imbalance DOUBLE)"
 
 
-def scalars() -> Iterator[Scalar]:
-    """Yield the functions; none of them needs a database."""
+def scalars(newest: Newest) -> Iterator[Scalar]:
+    """Yield the functions; ``newest`` knows the models of a database by name."""
     yield Scalar("_vec_cell", "handle, v, on_invalid", "INTEGER", "Behind vec_cell.", _cell)
     yield Scalar("_vec_probe", "handle, q, nprobe", "INTEGER[]", "Behind vec_probe.", _probe)
-    yield Scalar("_vec_probed", "query, nprobe", "INTEGER[]", "Cells to look into for a query handle.", _probed)
+    yield Scalar("_vec_probed", "model, q, nprobe, transaction", "INTEGER[]", "Behind vec_search.", _probed(newest))
     yield Scalar("_vec_cell_distance", "handle, v, cell", "DOUBLE", "Behind vec_cells_report.", _distance)
     yield Scalar("_vec_cells_fit", "handle", _FITTED_RETURNS, "Behind vec_cells_report.", _fitted)
 
@@ -53,28 +54,31 @@ def _of_one(model: Any, name: str) -> CellModel | None:
 
 
 def _probe(model: Any, q: Any, nprobe: Any) -> Any:
-    found, count = _of_one(model, "vec_probe"), _count(nprobe, "vec_probe")
-    rows = None if found is None else to_rows(q, column="vec_probe: q", dim=found.dim)
+    return _nearest(_of_one(model, "vec_probe"), q, _count(nprobe, "vec_probe"), "vec_probe: q")
+
+
+def _probed(newest: Newest) -> Callable[..., Any]:
+    def probed(model: Any, q: Any, nprobe: Any, transaction: Any) -> Any:
+        name = constant(model, "vec_search: model")
+        if name is None:
+            raise SpecError("cell := needs model := with the name of the model that the cells come from")
+        found, _ = newest(str(name), constant(transaction, "vec_search: transaction"))
+        return _nearest(cell_model(found), q, _count(nprobe, "vec_search"), "vec_search: q")
+
+    return probed
+
+
+def _nearest(found: CellModel | None, q: Any, count: int, column: str) -> Any:
+    """Return lists of the cells nearest to each query, NULL for queries that are NULL or have no direction."""
+    rows = None if found is None else query_rows(q, column)
     if found is None or rows is None or rows.nulls == len(rows):
         return pa.nulls(len(q), pa.list_(pa.int32()))
+    check_width(rows.dim, found.dim, column)
     cells, there = found.probe(rows.values, count)
     if rows.valid is not None:
         there = there & rows.valid
     offsets = pa.array(np.arange(len(cells) + 1, dtype=np.int32) * cells.shape[1])
     return pa.ListArray.from_arrays(offsets, pa.array(cells.ravel()), mask=None if there.all() else pa.array(~there))
-
-
-def _probed(query: Any, nprobe: Any) -> Any:
-    lists: dict[str | None, list[int] | None] = {None: None}
-    for handle in query.unique().to_pylist():
-        if handle is None:
-            continue
-        found = query_of(handle)
-        if found.model is None:
-            raise SpecError("cell := needs model := with the name of the model that the cells come from")
-        cells, there = cell_model(found.model).probe(found.raw, _count(nprobe, "vec_search"))
-        lists[handle] = cells[0].tolist() if there[0] else None
-    return pa.array([lists[handle] for handle in query.to_pylist()], pa.list_(pa.int32()))
 
 
 def _distance(model: Any, v: Any, cell: Any) -> Any:

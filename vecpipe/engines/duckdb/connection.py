@@ -173,10 +173,11 @@ def _register_functions(cursor: duckdb.DuckDBPyConnection) -> tuple[int, bool]:
         pass
     token = next(_TOKENS)
     open_cursor = partial(_cursor_of, token)
-    for scalar in (*functions.scalars(), *joins.scalars(), *cells.scalars()):
+    newest = catalog.Newest(open_cursor)
+    for scalar in (*functions.scalars(), *joins.scalars(), *cells.scalars(newest)):
         _create(cursor, scalar.name, scalar.function, scalar.returns, volatile=scalar.volatile)
     for scalar in (
-        *procedures.procedures(open_cursor),
+        *procedures.procedures(open_cursor, newest),
         *recall.scalars(open_cursor),
         *index_functions.scalars(open_cursor),
     ):

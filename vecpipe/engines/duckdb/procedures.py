@@ -17,7 +17,6 @@ from vecpipe.engines.duckdb import catalog, handles
 from vecpipe.engines.duckdb.functions import Scalar
 from vecpipe.errors import InputError, SpecError
 from vecpipe.fitting import fit
-from vecpipe.pipeline import Model
 from vecpipe.scoring import metric_named
 
 OpenCursor = Callable[[], duckdb.DuckDBPyConnection]
@@ -49,9 +48,8 @@ _ADVISE_RETURNS = (
 )
 
 
-def procedures(open_cursor: OpenCursor) -> Iterator[Scalar]:
+def procedures(open_cursor: OpenCursor, newest: catalog.Newest) -> Iterator[Scalar]:
     """Yield the functions for a database that cursors can be opened on."""
-    newest = _Newest(open_cursor)
     yield Scalar("_vec_prepare", "model, q, metric, transaction", "VARCHAR", "Behind vec_query.", _query(newest))
     yield Scalar("_vec_version", "model, transaction", "BIGINT", "Behind vec_search.", _version(newest))
     yield Scalar(
@@ -72,30 +70,7 @@ def procedures(open_cursor: OpenCursor) -> Iterator[Scalar]:
     )
 
 
-class _Newest:
-    """The newest committed model of a name, looked up once for each transaction that asks.
-
-    Planning a search asks several times, and each look is a statement of its own. What a transaction is told stays
-    what it is told: it does not see what others commit in the meantime anyway.
-    """
-
-    _MANY = 256
-
-    def __init__(self, open_cursor: OpenCursor) -> None:
-        self._open_cursor = open_cursor
-        self._known: dict[str, tuple[int, tuple[Model, int]]] = {}
-
-    def __call__(self, name: str, transaction: int) -> tuple[Model, int]:
-        asked, found = self._known.get(name, (None, None))
-        if found is None or asked != transaction:
-            found = catalog.committed_model(self._open_cursor, name)
-            if len(self._known) >= self._MANY:
-                self._known.clear()
-            self._known[name] = transaction, found
-        return found
-
-
-def _query(newest: _Newest) -> Callable[..., Any]:
+def _query(newest: catalog.Newest) -> Callable[..., Any]:
     def query(model: Any, q: Any, metric: Any, transaction: Any) -> Any:
         rows = handles.query_rows(q, "vec_query: q")
         prepared: list[str | None] = []
@@ -111,7 +86,7 @@ def _query(newest: _Newest) -> Callable[..., Any]:
     return query
 
 
-def _version(newest: _Newest) -> Callable[..., Any]:
+def _version(newest: catalog.Newest) -> Callable[..., Any]:
     def version(model: Any, transaction: Any) -> Any:
         asked = zip(model.to_pylist(), transaction.to_pylist(), strict=True)
         return pa.array([None if name is None else newest(name, number)[1] for name, number in asked], pa.int64())
