@@ -31,7 +31,15 @@ from vecpipe.arrays import (
     to_vectors,
 )
 from vecpipe.diverse import farthest_points
-from vecpipe.engines.duckdb.handles import NO_MODEL, keep_model, model_of, query_of, query_side
+from vecpipe.engines.duckdb.handles import (
+    NO_MODEL,
+    exact_by_query,
+    keep_model,
+    model_of,
+    numbered,
+    query_of,
+    query_side,
+)
 from vecpipe.errors import InputError, ModelNotFoundError, SpecError
 from vecpipe.operators import Codec, Operator, parameters, registry
 from vecpipe.pipeline import Model, fit_sketch
@@ -419,29 +427,34 @@ def exact(v: Any, query: Any) -> Any:
 
 
 def _scores(items: Any, query: Any, *, raw: bool) -> Any:
-    result: npt.NDArray[np.float32] | None = None
+    groups = [(query_of(handle), at) for handle, at in _groups(query)]
+    result = np.full(len(items), np.nan, dtype=np.float32)
+    exactly = [group for group in groups if raw or group[0].model is None]
+    if exactly:
+        if pa.types.is_binary(items.type) or pa.types.is_large_binary(items.type):
+            raise SpecError(NO_MODEL)
+        rows = to_rows(items, column="vec_exact: v", check_finite=False)
+        which = numbered([at for _, at in exactly], len(items))
+        if rows.valid is None or rows.valid.any():
+            result = exact_by_query([q for q, _ in exactly], which, rows.values, "vec_exact: v: row {}".format)
+        if rows.valid is not None:
+            result[~rows.valid] = np.nan
     with kernels.one_blas_thread():
-        for handle, at in _groups(query):
-            found, chosen = query_of(handle), _take(items, at)
+        for found, at in groups:
             if raw or found.model is None:
-                if pa.types.is_binary(items.type) or pa.types.is_large_binary(items.type):
-                    raise SpecError(NO_MODEL)
-                rows = to_rows(chosen, column="vec_exact: v", dim=found.raw.shape[1], check_finite=False)
-                scores, valid = found.exact(rows.values, "vec_exact: v: row {}".format), rows.valid
-            elif found.model.codec is None:
+                continue
+            assert found.queries is not None
+            chosen = _take(items, at)
+            if found.model.codec is None:
                 rows = to_rows(chosen, column="vec_score: v", dim=found.model.output_dim)
-                assert found.queries is not None
                 scores, valid = found.model.score(found.queries, rows.values)[0], rows.valid
             else:
-                assert found.queries is not None
                 codes, valid = from_codes(chosen, found.model.bytes_per_vector, column="vec_score: code")
                 scores = found.model.score(found.queries, codes)[0]
             if at is None:
                 return _floats(scores, valid)
-            if result is None:
-                result = np.full(len(items), np.nan, dtype=np.float32)
             result[at] = scores if valid is None else np.where(valid, scores, np.float32(np.nan))
-    return pa.nulls(len(items), pa.float32()) if result is None else _floats(result)
+    return _floats(result)
 
 
 def _query_bits(query: Any) -> Any:

@@ -11,17 +11,18 @@ import os
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from vecpipe.arrays import Float32, Mask, Rows, nonfinite_rows, not_finite, to_rows
+from vecpipe.arrays import Float32, Mask, Rows, check_width, nonfinite_rows, not_finite, to_rows
 from vecpipe.errors import InputError, ModelNotFoundError
 from vecpipe.pipeline import Model
-from vecpipe.scoring import Metric, Queries, exact_scores
+from vecpipe.scoring import Metric, Queries, row_scores
 
 Item = TypeVar("Item")
 
@@ -93,23 +94,54 @@ class Query:
         self.metric = metric
         self.queries: Queries | None = None if model is None else model.prepare(q, metric)
 
-    def exact(self, X: Float32, place: Callable[[int], str]) -> Float32:
-        """Return ``(n,) float32`` scores of raw vectors.
 
-        Raises
-        ------
-        InputError
-            A row is not finite; ``place`` says where row i is. No score of such a row is finite, so that only rows
-            without a finite score are looked at again.
-        """
-        with np.errstate(over="ignore", invalid="ignore"):
-            scores = np.asarray(exact_scores(self.raw, X, self.metric)[0])
-        odd = np.flatnonzero(~np.isfinite(scores))
-        if odd.size:
-            bad = odd[nonfinite_rows(X[odd])]
-            if bad.size:
-                raise not_finite(place(int(bad[0])), X[bad[0]])
-        return scores
+def numbered(groups: Sequence[npt.NDArray[np.intp] | None], count: int) -> npt.NDArray[np.intp] | None:
+    """Return for each of ``count`` rows which group it is in, -1 for none; None where one group has all rows."""
+    if len(groups) == 1 and groups[0] is None:
+        return None
+    which = np.full(count, -1, np.intp)
+    for number, rows in enumerate(groups):
+        which[rows] = number
+    return which
+
+
+def exact_by_query(
+    queries: Sequence[Query], which: npt.NDArray[np.intp] | None, X: Float32, place: Callable[[int], str]
+) -> Float32:
+    """Return ``(n,) float32`` scores of raw vectors, each row for a query of its own.
+
+    Parameters
+    ----------
+    which : (n,) int or None
+        Which of the queries a row is scored for; -1 for none, whose score is NaN. None where there is one query.
+    X : (n, d) float32
+    place
+        Says where row i is, for errors.
+
+    Raises
+    ------
+    InputError
+        A row is not finite, or of another width than its query. No score of a row that is not finite is finite, so that
+        only rows without a finite score are looked at again.
+    """
+    for query in queries:
+        check_width(X.shape[1], query.raw.shape[1], place(0))
+    with np.errstate(over="ignore", invalid="ignore"):
+        if which is None:
+            scores = row_scores(queries[0].raw, X, queries[0].metric)
+        else:
+            scores = np.full(len(X), np.nan, np.float32)
+            asked = np.concatenate([query.raw for query in queries])
+            for metric in {query.metric for query in queries}:
+                of_metric = np.array([query.metric == metric for query in queries] + [False])  # -1 is the last
+                rows = np.flatnonzero(of_metric[which])
+                scores[rows] = row_scores(asked[which[rows]], X[rows], metric)
+    odd = np.flatnonzero(~np.isfinite(scores) if which is None else ~np.isfinite(scores) & (which >= 0))
+    if odd.size:
+        bad = odd[nonfinite_rows(X[odd])]
+        if bad.size:
+            raise not_finite(place(int(bad[0])), X[bad[0]])
+    return scores
 
 
 class QuerySide(Model):

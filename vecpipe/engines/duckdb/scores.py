@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecpipe.arrays import Float32, Mask, check_width, nonfinite_rows, not_finite, wrong_code_length
-from vecpipe.engines.duckdb.handles import NO_MODEL, Query, query_of
+from vecpipe.engines.duckdb.handles import NO_MODEL, Query, exact_by_query, numbered, query_of
 from vecpipe.engines.duckdb.native.aggregate import check_vectors
 from vecpipe.engines.duckdb.native.memory import ANY, BLOB, VARCHAR
 from vecpipe.engines.duckdb.native.reading import Reader
@@ -61,16 +61,25 @@ def _of_vectors(label: str, raw: bool, reader: Reader, columns: Sequence[int], c
     out = np.full(count, np.nan, np.float32)
     if not len(values):
         return out
-    for text, at in reader.by_value(columns[1], count):
-        query = query_of(text.decode(errors="replace"))
-        chosen, rows = values, part.rows
-        if at is not None:
-            chosen, rows = _some(part.rows, values, at, count)
-        score = _exact if raw or query.model is None else _carried
-        scores = score(query, chosen, rows, label)
-        if rows is None:
+    groups = [(query_of(text.decode(errors="replace")), at) for text, at in reader.by_value(columns[1], count)]
+    exactly = [group for group in groups if raw or group[0].model is None]
+    if exactly:
+        which = numbered([at for _, at in exactly], count)
+        if which is not None and part.rows is not None:
+            which = which[part.rows]
+        scores = exact_by_query(
+            [query for query, _ in exactly], which, _narrow(values), partial(_row, part.rows, label)
+        )
+        if part.rows is None and len(exactly) == len(groups):
             return scores
-        out[rows] = scores
+        out[slice(None) if part.rows is None else part.rows] = scores
+    for query, at in groups:
+        if not raw and query.model is not None:
+            chosen, rows = (values, part.rows) if at is None else _some(part.rows, values, at, count)
+            scores = _carried(query, chosen, rows, label)
+            if rows is None:
+                return scores
+            out[rows] = scores
     return out
 
 
@@ -93,12 +102,6 @@ def _row(rows: npt.NDArray[np.int64] | None, label: str, i: int) -> str:
 def _narrow(values: npt.NDArray[Any]) -> Float32:
     with np.errstate(over="ignore"):
         return values.astype(np.float32, copy=False)
-
-
-def _exact(query: Query, values: npt.NDArray[Any], rows: npt.NDArray[np.int64] | None, label: str) -> Float32:
-    """Return the scores of raw vectors."""
-    check_width(values.shape[1], query.raw.shape[1], _row(rows, label, 0))
-    return query.exact(_narrow(values), partial(_row, rows, label))
 
 
 def _carried(query: Query, values: npt.NDArray[Any], rows: npt.NDArray[np.int64] | None, label: str) -> Float32:
