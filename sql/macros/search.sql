@@ -98,16 +98,17 @@ CREATE OR REPLACE MACRO vec_search
     ORDER BY _vec_score DESC
     LIMIT k
 ),
--- in the nearest cells: joined, so that DuckDB reads vectors in these cells alone, in a LATERAL join too, where the
--- handle of a query is made once and not for every row
+-- in the nearest cells: joined, so that DuckDB reads vectors in these cells alone, in a LATERAL join too, where queries
+-- are prepared before the join and not for every row
 (source, q, cell, model, nprobe := 16, code := NULL, rerank := NULL, ties := NULL, k := 10, oversample := 4,
  metric := 'cosine') AS TABLE (
-    SELECT * EXCLUDE (_vec_in, _vec_asked, _vec_cell, _vec_item, _vec_v, _vec_tie, _vec_coarse, _vec_place, _vec_score),
+    SELECT * EXCLUDE (_vec_in, _vec_asked, _vec_raw, _vec_cell, _vec_item, _vec_v, _vec_tie, _vec_coarse, _vec_place,
+                      _vec_score),
            _vec_score AS score
     FROM (
         SELECT COLUMNS(lambda c: lower(c) <> 'score'),
                CASE WHEN rerank IS NULL OR code IS NULL THEN _vec_coarse
-                    ELSE _vec_exact(_vec_v, _vec_query(NULL, q, metric))
+                    ELSE _vec_exact(_vec_v, _vec_raw)
                END AS _vec_score
         FROM (
             SELECT *, row_number() OVER (ORDER BY _vec_coarse DESC, _vec_tie) AS _vec_place
@@ -115,7 +116,8 @@ CREATE OR REPLACE MACRO vec_search
                 SELECT *, _vec_score(_vec_item, _vec_asked) AS _vec_coarse
                 FROM (
                     SELECT unnest(_vec_probed(model, q, nprobe, txid_current())) AS _vec_in,
-                           _vec_query(CASE WHEN code IS NULL THEN NULL ELSE model END, q, metric) AS _vec_asked
+                           _vec_query(CASE WHEN code IS NULL THEN NULL ELSE model END, q, metric) AS _vec_asked,
+                           _vec_query(NULL, q, metric) AS _vec_raw
                 ) JOIN query(
                     'SELECT ' || _vec_name(cell) || ' AS _vec_cell, '
                         || _vec_name(coalesce(code, rerank,

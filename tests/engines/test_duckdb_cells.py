@@ -10,6 +10,7 @@ import pytest
 from conftest import anisotropic, table_of
 
 import vecpipe
+from vecpipe.engines.duckdb import handles
 
 DIM = 12
 METRICS = ("cosine", "ip", "l2")
@@ -367,3 +368,20 @@ def test_a_range_search_stands_in_a_lateral_join(con, columns):
     ).fetchall()
     wanted = {(at, int(row)) for at in range(5) for row in np.flatnonzero(formula("cosine", X[at], X) >= 0.8)}
     assert set(found) == wanted
+
+
+@pytest.mark.parametrize("arguments", ["rerank := 'emb'", "code := 'code'", "code := 'code', rerank := 'emb'"])
+def test_a_lateral_search_of_cells_prepares_queries_and_not_rows(con, arguments, monkeypatch):
+    filled(con, np.concatenate([data_of("random")] * 10))
+    asked = whole_numbers(20, seed=9)
+    con.register("given", table_of(asked))
+    con.execute("CREATE TABLE asked AS FROM given")
+    made = []
+    keep = handles.keep_query
+    monkeypatch.setattr(handles, "keep_query", lambda *query: made.append(query) or keep(*query))
+    call = f"vec_search('docs', {{}}, model := 'm', cell := 'cell', {arguments}, nprobe := 3, k := 7, ties := 'id')"
+    lateral = f"asked, LATERAL {call.format('asked.emb')} AS s"
+    rows = con.execute(f"SELECT asked.id, s.id FROM {lateral} ORDER BY asked.id, score DESC, s.id").fetchall()
+    assert len(made) <= 2 * 3 * 20  # some 1,500 rows are scored for each query
+    for at in range(20):
+        assert [row for one, row in rows if one == at] == ids(con, call.format("$q"), asked[at])
