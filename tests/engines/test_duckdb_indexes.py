@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import vecpipe
+from vecpipe.engines.duckdb import index_functions
 from tests.conftest import anisotropic, table_of
 from vecpipe.errors import ModelFormatError
 from vecpipe.search.index import Index, marks_of
@@ -236,6 +237,15 @@ def test_rows_added_do_not_hide_that_those_around_the_query_are_gone(docs: duckd
         f"INSERT INTO docs SELECT 90000 + i, $1::FLOAT[{D}], 'far' FROM range(50) AS r (i)", [(-Q[0]).tolist()]
     )
     with pytest.raises(duckdb.Error, match="still in the table"):
+        search(docs, Q[0])
+
+
+def test_more_rows_than_a_batch_can_name_are_refused(
+    docs: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_functions, "_MOST", 1_000)
+    docs.execute(f"INSERT INTO docs SELECT 90000 + i, $1::FLOAT[{D}], 'new' FROM range(999) AS r (i)", [Q[1].tolist()])
+    with pytest.raises(duckdb.Error, match="too many rows have come since"):
         search(docs, Q[0])
 
 

@@ -11,12 +11,13 @@ import pyarrow as pa
 from vecpipe.arrays import flat_array
 from vecpipe.engines.duckdb.functions import Scalar, constant, exact
 from vecpipe.engines.duckdb.handles import query_rows
-from vecpipe.engines.duckdb.indexes import Indexes, OpenCursor, check_end, check_live, check_rows, named_rows
+from vecpipe.engines.duckdb.indexes import Indexes, OpenCursor, again, check_end, check_live, check_rows, named_rows
 from vecpipe.errors import EngineError, InputError, SpecError
 from vecpipe.kernels import one_blas_thread
 from vecpipe.scoring import metric_named
 
 _NAMED = pa.struct([("row", pa.int64()), ("mark", pa.int64()), ("needed", pa.int64())])
+_MOST = np.iinfo(np.int32).max
 _NOTHING = (np.empty(0, np.int64),) * 3
 _BUILT = "STRUCT(name VARCHAR, rows BIGINT, bytes BIGINT, last_row BIGINT)"
 _LIST = (
@@ -61,7 +62,7 @@ def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
         asked = query_rows(q, "vec_search: q")
         later = flat_array(tail)
         columns = (name, model, k, oversample, metric, nprobe, end, now)
-        sizes, parts = np.zeros(len(asked) + 1, np.int32), []
+        ends, parts = np.zeros(len(asked) + 1, np.int64), []
         there = None if asked.valid is None else pa.array(~asked.valid)
         checked: set[tuple[Any, ...]] = set()
         for at, given in enumerate(zip(*(column.to_pylist() for column in columns), strict=True)):
@@ -89,8 +90,10 @@ def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
             with one_blas_thread():
                 places = found.index.nearest(asked.values[at], least * times, metric_named(measure), cells)
             parts.append(named_rows(found, places, new, least))
-            sizes[at + 1] = len(parts[-1][0])
-        offsets = pa.array(sizes.cumsum(dtype=np.int32))
+            ends[at + 1] = len(parts[-1][0])
+            if ends.sum() > _MOST:
+                raise EngineError(f"too many rows have come since the index of {found.source} was made: {again(found)}")
+        offsets = pa.array(ends.cumsum().astype(np.int32))
         row, mark, needed = (np.concatenate(column) for column in zip(*parts, strict=True)) if parts else _NOTHING
         fields = [pa.array(row), pa.array(mark, mask=mark < 0), pa.array(needed)]
         return pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(fields, fields=list(_NAMED)), mask=there)
