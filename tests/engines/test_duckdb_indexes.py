@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import vecpipe
-from vecpipe.engines.duckdb import index_functions
 from tests.conftest import anisotropic, table_of
+from vecpipe.engines.duckdb import index_functions
 from vecpipe.errors import ModelFormatError
 from vecpipe.search.index import Index, marks_of
 
