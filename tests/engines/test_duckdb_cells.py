@@ -385,3 +385,18 @@ def test_a_lateral_search_of_cells_prepares_queries_and_not_rows(con, arguments,
     assert len(made) <= 2 * 3 * 20  # some 1,500 rows are scored for each query
     for at in range(20):
         assert [row for one, row in rows if one == at] == ids(con, call.format("$q"), asked[at])
+
+
+@pytest.mark.parametrize("kind", ["INTEGER", "BIGINT", "UTINYINT", "VARCHAR"])
+def test_cells_are_found_in_columns_of_any_name_and_type(con, kind):
+    filled(con, data_of("random"))
+    expected = ids(con, "vec_search('docs', $q, model := 'm', cell := 'cell', rerank := 'emb', ties := 'id')")
+    con.execute(
+        f"""CREATE TABLE "odd docs" AS
+            SELECT id, emb AS "e""mb", cell::{kind} AS "Its 'cell'", 0.5 AS "Score" FROM docs"""
+    )
+    call = """vec_search('odd docs', $q, model := 'm', cell := 'its ''cell''', rerank := 'e"mb', ties := 'ID')"""
+    assert len(expected) == 10
+    assert ids(con, call) == expected
+    names = con.execute(f"SELECT column_name FROM (DESCRIBE FROM {call})", {"q": Q.tolist()}).fetchall()
+    assert [name for (name,) in names] == ["id", 'e"mb', "Its 'cell'", "score"]
