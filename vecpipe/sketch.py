@@ -17,7 +17,7 @@ from vecpipe.blocks import look
 from vecpipe.errors import FitError, InputError, ModelFormatError
 from vecpipe.kernels import BLOCK_ROWS
 from vecpipe.moments import Moments, MomentSum
-from vecpipe.sample import BottomK, Sample, sample_capacity
+from vecpipe.sample import BottomK, Sample, row_hashes, sample_capacity
 
 _MOMENTS_FROM = 16_384
 """Rows from which moments are accumulated as the rows come: a smaller stream keeps its rows and no matrix."""
@@ -93,7 +93,8 @@ class Sketch:
             self._block(X[start:stop], None if weights is None else weights[start:stop])
 
     def _block(self, X: Float32, weights: Float64 | None) -> None:
-        about = look(X, weights, hashing=self._keep_sample)
+        hashing = self._keep_sample and not self._given_up
+        about = look(X, weights, hashing=hashing)
         direct = self._streamed is not None and len(X) >= BLOCK_ROWS // 2
         sums = about.sums(X, weights) if direct else None
         with self._lock:
@@ -107,13 +108,11 @@ class Sketch:
                 self._streamed.add_block(sums, X, weights)
             elif self._streamed is not None:
                 self._queue(*_copies(X, weights))
-            if self._keep_sample and not self._given_up:
+            if hashing and not self._given_up:
                 self._kept.add(X, about.hashes, None, about.weights)
             elif self._streamed is None:
                 self._early.append(_copies(X, weights))
                 self._early_rows += len(X)
-            else:
-                self._give_up()
 
     def _give_up(self) -> None:
         """Let the sample go; from here on the sketch has moments and counts."""
@@ -129,6 +128,8 @@ class Sketch:
             self._add_rows(self._streamed, sample.rows[part], sample.weights[part])
         for rows, weights in self._take_early():
             self._queue(rows, weights)
+        if not self._keep_sample:
+            self._give_up()
 
     def _take_early(self) -> list[tuple[Float32, Float64 | None]]:
         early, self._early, self._early_rows = self._early, [], 0
@@ -137,8 +138,7 @@ class Sketch:
     def _settle(self) -> None:
         """Hash the rows that were not yet: somebody asks for what depends on all of them."""
         for X, weights in self._take_early():
-            about = look(X, weights)
-            self._kept.add(X, about.hashes, None, about.weights)
+            self._kept.add(X, row_hashes(X), None, np.ones(len(X)) if weights is None else weights)
 
     @staticmethod
     def _add_rows(moments: MomentSum, X: Float32, weights: Float64 | None) -> None:
@@ -153,12 +153,7 @@ class Sketch:
 
     def _flush(self) -> None:
         if self._pending and self._streamed is not None:
-            X, weights = self._pending[0]
-            if len(self._pending) > 1:
-                X, weights = np.concatenate([rows for rows, _ in self._pending]), None
-            if len(self._pending) > 1 and any(w is not None for _, w in self._pending):
-                weights = np.concatenate([np.ones(len(r)) if w is None else w for r, w in self._pending])
-            self._add_rows(self._streamed, X, weights)
+            self._add_rows(self._streamed, *_joined(self._pending))
         self._pending, self._pending_rows = [], 0
 
     @property
@@ -239,7 +234,7 @@ class Sketch:
             if self._streamed is not None:
                 self._flush()
                 self._streamed.add(moments or _exact_moments(theirs, self.dim))
-            if self._given_up or other._given_up or (self._streamed is not None and not self._keep_sample):
+            if self._given_up or other._given_up:
                 self._give_up()
                 return
             self._kept.add(theirs.rows, theirs.hashes, theirs.counts, theirs.weights)
@@ -316,6 +311,16 @@ class Sketch:
 def _copies(X: Float32, weights: Float64 | None) -> tuple[Float32, Float64 | None]:
     """Return what may be kept: callers fill their arrays again."""
     return X.copy(), None if weights is None else weights.copy()
+
+
+def _joined(batches: list[tuple[Float32, Float64 | None]]) -> tuple[Float32, Float64 | None]:
+    """Return batches as one; a single one as it is."""
+    if len(batches) == 1:
+        return batches[0]
+    rows = np.concatenate([X for X, _ in batches])
+    if all(weights is None for _, weights in batches):
+        return rows, None
+    return rows, np.concatenate([np.ones(len(X)) if weights is None else weights for X, weights in batches])
 
 
 def _exact_moments(sample: Sample, dim: int) -> Moments:

@@ -36,7 +36,6 @@ from vecpipe.engines.duckdb.handles import (
     exact_by_query,
     keep_model,
     model_of,
-    numbered,
     query_of,
     query_side,
 )
@@ -434,9 +433,8 @@ def _scores(items: Any, query: Any, *, raw: bool) -> Any:
         if pa.types.is_binary(items.type) or pa.types.is_large_binary(items.type):
             raise SpecError(NO_MODEL)
         rows = to_rows(items, column="vec_exact: v", check_finite=False)
-        which = numbered([at for _, at in exactly], len(items))
         if rows.valid is None or rows.valid.any():
-            result = exact_by_query([q for q, _ in exactly], which, rows.values, "vec_exact: v: row {}".format)
+            result = exact_by_query(exactly, rows.values, "vec_exact: v: row {}".format, len(items))
         if rows.valid is not None:
             result[~rows.valid] = np.nan
     with kernels.one_blas_thread():

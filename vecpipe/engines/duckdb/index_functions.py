@@ -17,7 +17,7 @@ from vecpipe.kernels import one_blas_thread
 from vecpipe.scoring import metric_named
 
 _NAMED = pa.struct([("row", pa.int64()), ("mark", pa.int64()), ("needed", pa.int64())])
-_MOST = np.iinfo(np.int32).max
+_MOST = np.iinfo(np.int32).max  # items in the lists of one batch
 _NOTHING = (np.empty(0, np.int64),) * 3
 _BUILT = "STRUCT(name VARCHAR, rows BIGINT, bytes BIGINT, last_row BIGINT)"
 _LIST = (
@@ -63,9 +63,10 @@ def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
         later = flat_array(tail)
         columns = (name, model, k, oversample, metric, nprobe, end, now)
         ends, parts = np.zeros(len(asked) + 1, np.int64), []
-        there = None if asked.valid is None else pa.array(~asked.valid)
+        unasked = None if asked.valid is None else pa.array(~asked.valid)
         checked: set[tuple[Any, ...]] = set()
         for at, given in enumerate(zip(*(column.to_pylist() for column in columns), strict=True)):
+            ends[at + 1] = ends[at]
             if asked.valid is not None and not asked.valid[at]:
                 continue
             one, wanted, least, times, measure, cells, planned, transaction = given
@@ -90,13 +91,13 @@ def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
             with one_blas_thread():
                 places = found.index.nearest(asked.values[at], least * times, metric_named(measure), cells)
             parts.append(named_rows(found, places, new, least))
-            ends[at + 1] = len(parts[-1][0])
-            if ends.sum() > _MOST:
+            ends[at + 1] += len(parts[-1][0])
+            if ends[at + 1] > _MOST:
                 raise EngineError(f"too many rows have come since the index of {found.source} was made: {again(found)}")
-        offsets = pa.array(ends.cumsum().astype(np.int32))
+        offsets = pa.array(ends.astype(np.int32))
         row, mark, needed = (np.concatenate(column) for column in zip(*parts, strict=True)) if parts else _NOTHING
         fields = [pa.array(row), pa.array(mark, mask=mark < 0), pa.array(needed)]
-        return pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(fields, fields=list(_NAMED)), mask=there)
+        return pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(fields, fields=list(_NAMED)), mask=unasked)
 
     def score(name: Any, named: Any, live: Any, v: Any, query: Any) -> Any:
         rows, vectors = flat_array(named), flat_array(v)

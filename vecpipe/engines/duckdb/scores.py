@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecpipe.arrays import Float32, Mask, check_width, nonfinite_rows, not_finite, wrong_code_length
-from vecpipe.engines.duckdb.handles import NO_MODEL, Query, exact_by_query, numbered, query_of
+from vecpipe.engines.duckdb.handles import NO_MODEL, Query, exact_by_query, query_of
 from vecpipe.engines.duckdb.native.aggregate import check_vectors
 from vecpipe.engines.duckdb.native.memory import ANY, BLOB, VARCHAR
 from vecpipe.engines.duckdb.native.reading import Reader
@@ -64,12 +64,7 @@ def _of_vectors(label: str, raw: bool, reader: Reader, columns: Sequence[int], c
     groups = [(query_of(text.decode(errors="replace")), at) for text, at in reader.by_value(columns[1], count)]
     exactly = [group for group in groups if raw or group[0].model is None]
     if exactly:
-        which = numbered([at for _, at in exactly], count)
-        if which is not None and part.rows is not None:
-            which = which[part.rows]
-        scores = exact_by_query(
-            [query for query, _ in exactly], which, _narrow(values), partial(_row, part.rows, label)
-        )
+        scores = exact_by_query(exactly, _narrow(values), partial(_row, part.rows, label), count, part.rows)
         if part.rows is None and len(exactly) == len(groups):
             return scores
         out[slice(None) if part.rows is None else part.rows] = scores
