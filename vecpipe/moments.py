@@ -163,10 +163,13 @@ class BlockSums:
 
     @property
     def off_centre(self) -> bool:
-        """Whether a mean is so large beside the deviation that subtracting it later would cost over two bits."""
+        """Whether a mean is so large beside the deviation that subtracting it later would cost over two bits.
+
+        So are values whose squares or cubes overflow.
+        """
         mean = self.total / self.weight
         spread = np.diagonal(self.product) / self.weight - mean * mean
-        return not bool((mean * mean <= 4.0 * spread).all())  # NaN, from values whose squares overflow, counts too
+        return not bool((mean * mean <= 4.0 * spread).all() and np.isfinite(self.third).all())
 
 
 class MomentSum:

@@ -34,22 +34,12 @@ def row_hashes(X: Float32) -> Hashes:
     in which rows of signs or small integers differ: the upper halves are therefore hashed once more on their own,
     moved down.
     """
-    return mix_hashes(*hash_sums(X))
-
-
-def hash_sums(X: Float32) -> tuple[Hashes, Hashes]:
-    """Return the two sums over each row's words that ``mix_hashes`` makes a hash of."""
     if X.shape[1] % 2:
         X = np.concatenate([X, np.zeros((len(X), 1), np.float32)], axis=1)
-    words = np.ascontiguousarray(X).view(np.uint64)
+    words = (X if X.strides[1] == X.itemsize else np.ascontiguousarray(X)).view(np.uint64)
     multipliers = _multipliers(words.shape[1])
     low = np.einsum("ij,j->i", words, multipliers[0])
     high = np.einsum("ij,j->i", words >> np.uint64(32), multipliers[1])
-    return low, high
-
-
-def mix_hashes(low: Hashes, high: Hashes) -> Hashes:
-    """Return the hashes of the two sums."""
     return _finalise(_finalise(low) ^ high)
 
 
@@ -117,7 +107,7 @@ class BottomK:
             near = near[len(now) :]
             self._reserve(self._size + len(now))
             here = slice(self._size, self._size + len(now))
-            np.take(X, now, axis=0, out=self._rows[here], mode="clip")
+            self._rows[here] = X if len(now) == len(X) else X[now]
             self._hashes[here], self._weights[here] = hashes[now], weights[now]
             self._counts[here] = 1 if counts is None else counts[now]
             self._size += len(now)

@@ -13,11 +13,11 @@ import numpy.typing as npt
 
 from vecpipe import container
 from vecpipe.arrays import MAX_DIM, Float32, Float64, Rows
-from vecpipe.blocks import look
+from vecpipe.blocks import Block, block_rows
 from vecpipe.errors import FitError, InputError, ModelFormatError
 from vecpipe.kernels import BLOCK_ROWS
 from vecpipe.moments import Moments, MomentSum
-from vecpipe.sample import BottomK, Sample, row_hashes, sample_capacity
+from vecpipe.sample import BottomK, Sample, sample_capacity
 
 _MOMENTS_FROM = 16_384
 """Rows from which moments are accumulated as the rows come: a smaller stream keeps its rows and no matrix."""
@@ -61,10 +61,10 @@ class Sketch:
         self._kept = BottomK(dim)
         self._stream_from = min(_MOMENTS_FROM, self._kept.capacity)
         self._streamed: MomentSum | None = None
-        self._early: list[tuple[Float32, Float64 | None]] = []  # not hashed yet, where no sample may be asked for
+        self._early: list[Block] = []  # not hashed yet, where no sample may be asked for
         self._early_rows = 0
-        self._pending: list[tuple[Float32, Float64 | None]] = []
-        self._pending_rows = 0
+        self._gathering: Block | None = None
+        self._gathered = 0
         self._lock = threading.Lock()
 
     def add(self, rows: Rows, weights: Float64 | None = None) -> None:
@@ -88,31 +88,34 @@ class Sketch:
             raise InputError(f"vectors have {X.shape[1]} dimensions, but the fit began with {self.dim}")
         if weights is not None and (len(weights) != len(X) or not (np.isfinite(weights) & (weights >= 0)).all()):
             raise InputError("weight: every weight must be a finite number of at least 0")
-        for start in range(0, len(X), BLOCK_ROWS):
-            stop = start + BLOCK_ROWS
-            self._block(X[start:stop], None if weights is None else weights[start:stop])
+        step = block_rows(self.dim)
+        for start in range(0, len(X), step):
+            part = slice(start, start + step)
+            self.update_block(Block.of(X[part], None if weights is None else weights[part]))
 
-    def _block(self, X: Float32, weights: Float64 | None) -> None:
+    def update_block(self, block: Block) -> None:
+        """Add a block, whose weights are finite and at least 0; the caller may fill it again afterwards."""
         hashing = self._keep_sample and not self._given_up
-        about = look(X, weights, hashing=hashing)
-        direct = self._streamed is not None and len(X) >= BLOCK_ROWS // 2
-        sums = about.sums(X, weights) if direct else None
+        hashes = block.hashes() if hashing else None
+        squares, weights = block.wide_squares(), block.filled_weights()
+        direct = self._streamed is not None and len(block) >= block_rows(self.dim) // 2
+        sums = block.sums() if direct else None
         with self._lock:
-            self.count += len(X)
-            self.zeros += int((about.squares == 0).sum())
-            self.weight_sum += float(about.weights.sum())
-            self.norm_sum += float(np.sqrt(about.squares) @ about.weights)
-            if self._streamed is None and len(self._kept) + self._early_rows + len(X) > self._stream_from:
+            self.count += len(block)
+            self.zeros += int((squares == 0).sum())
+            self.weight_sum += float(weights.sum())
+            self.norm_sum += float(np.sqrt(squares) @ weights)
+            if self._streamed is None and len(self._kept) + self._early_rows + len(block) > self._stream_from:
                 self._stream()
             if sums is not None and self._streamed is not None:
-                self._streamed.add_block(sums, X, weights)
+                self._streamed.add_block(sums, block.rows, block.weights)
             elif self._streamed is not None:
-                self._queue(*_copies(X, weights))
-            if hashing and not self._given_up:
-                self._kept.add(X, about.hashes, None, about.weights)
+                self._gather(block)
+            if hashes is not None and not self._given_up:
+                self._kept.add(block.rows, hashes, None, weights)
             elif self._streamed is None:
-                self._early.append(_copies(X, weights))
-                self._early_rows += len(X)
+                self._early.append(block.copy())
+                self._early_rows += len(block)
 
     def _give_up(self) -> None:
         """Let the sample go; from here on the sketch has moments and counts."""
@@ -125,36 +128,43 @@ class Sketch:
         sample = self._kept.sample()
         for start in range(0, len(sample.rows), BLOCK_ROWS):
             part = slice(start, start + BLOCK_ROWS)
-            self._add_rows(self._streamed, sample.rows[part], sample.weights[part])
-        for rows, weights in self._take_early():
-            self._queue(rows, weights)
+            _add_block(self._streamed, Block.of(sample.rows[part], sample.weights[part]))
+        for block in self._take_early():
+            self._gather(block)
+        self._flush()
+        self._gathering = None  # there may be many sketches whose later rows come in whole blocks
         if not self._keep_sample:
             self._give_up()
 
-    def _take_early(self) -> list[tuple[Float32, Float64 | None]]:
+    def _take_early(self) -> list[Block]:
         early, self._early, self._early_rows = self._early, [], 0
         return early
 
     def _settle(self) -> None:
         """Hash the rows that were not yet: somebody asks for what depends on all of them."""
-        for X, weights in self._take_early():
-            self._kept.add(X, row_hashes(X), None, np.ones(len(X)) if weights is None else weights)
+        for block in self._take_early():
+            self._kept.add(block.rows, block.hashes(), None, block.filled_weights())
 
-    @staticmethod
-    def _add_rows(moments: MomentSum, X: Float32, weights: Float64 | None) -> None:
-        moments.add_block(look(X, weights, hashing=False).sums(X, weights), X, weights)
-
-    def _queue(self, X: Float32, weights: Float64 | None) -> None:
+    def _gather(self, block: Block) -> None:
         """Gather small batches into a block worth a product."""
-        self._pending.append((X, weights))
-        self._pending_rows += len(X)
-        if self._pending_rows >= BLOCK_ROWS:
-            self._flush()
+        done = 0
+        while done < len(block):
+            if self._gathering is None:
+                whole = block_rows(self.dim)
+                self._gathering = Block.empty(whole, self.dim, np.empty(whole))
+            count = min(len(block) - done, len(self._gathering) - self._gathered)
+            here = slice(self._gathered, self._gathered + count)
+            self._gathering.put(here, block.take(slice(done, done + count)))
+            self._gathered += count
+            done += count
+            if self._gathered == len(self._gathering):
+                self._flush()
 
     def _flush(self) -> None:
-        if self._pending and self._streamed is not None:
-            self._add_rows(self._streamed, *_joined(self._pending))
-        self._pending, self._pending_rows = [], 0
+        if self._gathered and self._streamed is not None:
+            assert self._gathering is not None
+            _add_block(self._streamed, self._gathering.take(slice(0, self._gathered)))
+        self._gathered = 0
 
     @property
     def whole(self) -> bool:
@@ -308,19 +318,8 @@ class Sketch:
         return sketch
 
 
-def _copies(X: Float32, weights: Float64 | None) -> tuple[Float32, Float64 | None]:
-    """Return what may be kept: callers fill their arrays again."""
-    return X.copy(), None if weights is None else weights.copy()
-
-
-def _joined(batches: list[tuple[Float32, Float64 | None]]) -> tuple[Float32, Float64 | None]:
-    """Return batches as one; a single one as it is."""
-    if len(batches) == 1:
-        return batches[0]
-    rows = np.concatenate([X for X, _ in batches])
-    if all(weights is None for _, weights in batches):
-        return rows, None
-    return rows, np.concatenate([np.ones(len(X)) if weights is None else weights for X, weights in batches])
+def _add_block(moments: MomentSum, block: Block) -> None:
+    moments.add_block(block.sums(), block.rows, block.weights)
 
 
 def _exact_moments(sample: Sample, dim: int) -> Moments:

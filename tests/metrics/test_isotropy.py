@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
+from vecpipe.blocks import Block
 from vecpipe.metrics.isotropy import effective_rank, gram, isoscore, mean_cosine, spectrum
 from vecpipe.metrics.medoid import most_central
 from vecpipe.metrics.profile import Profile
@@ -79,10 +80,10 @@ def test_profiles_merge_to_the_profile_of_the_whole():
     X = anisotropic(500, 6)
     X[3] = 0
     whole, parts = Profile(6), Profile(6)
-    whole.update(X)
+    whole.update_block(Block.of(X, None))
     for part in np.array_split(X, 4):
         piece = Profile(6)
-        piece.update(part)
+        piece.update_block(Block.of(part, None))
         parts.merge(piece)
     ours, theirs = whole.numbers(), parts.numbers()
     assert ours == pytest.approx(theirs, rel=1e-9)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from vecpipe.arrays import Float32, Float64
+from vecpipe.blocks import Block
 from vecpipe.metrics.isotropy import effective_rank, isoscore, mean_cosine, spectrum
 from vecpipe.metrics.medoid import unit_scales
 from vecpipe.sketch import Sketch
@@ -29,9 +29,10 @@ class Profile:
         self.shortest, self.longest = np.inf, 0.0
         self.direction = np.zeros(dim)
 
-    def update(self, X: Float32, weights: Float64 | None = None) -> None:
-        """Add ``(n, d)`` rows."""
-        self.sketch.update(X, weights)
+    def update_block(self, block: Block) -> None:
+        """Add a block of rows."""
+        self.sketch.update_block(block)
+        X = block.rows
         scale = unit_scales(X)
         with np.errstate(divide="ignore"):
             lengths = np.where(scale > 0, 1.0 / scale, 0.0)

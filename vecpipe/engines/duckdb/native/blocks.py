@@ -13,22 +13,21 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vecpipe.arrays import Float32, Float64
+from vecpipe.arrays import Float32
+from vecpipe.blocks import Block, block_rows
 from vecpipe.engines.duckdb.native.slots import Locals
-from vecpipe.kernels import BLOCK_ROWS
 
 if TYPE_CHECKING:
     from vecpipe.engines.duckdb.native.rows import RowArena
 
-_BLOCK_BYTES = 64 << 20
 _LARGE_RUN = 1024
 
 
 class Summary(Protocol):
     """What a large group's rows are turned into."""
 
-    def update(self, X: Float32, weights: Float64 | None = None) -> None:
-        """Add ``(n, d)`` rows."""
+    def update_block(self, block: Block) -> None:
+        """Add rows; their memory is filled again afterwards."""
 
     def merge(self, other: Any) -> None:
         """Take in another summary."""
@@ -36,39 +35,35 @@ class Summary(Protocol):
 
 @dataclass
 class Rows:
-    """Rows with their weights and tags (a row's id), either of which may be absent."""
+    """Rows with their weights, and with tags (a row's id) or none."""
 
-    values: Float32
-    weights: Float64 | None = None
+    block: Block
     tags: NDArray[Any] | None = None
 
     def __len__(self) -> int:
-        return len(self.values)
+        return len(self.block)
+
+    @property
+    def values(self) -> Float32:
+        """The rows, ``(n, d) float32``."""
+        return self.block.rows
 
     def take(self, index: Any) -> Rows:
         """Return the rows at ``index``: a copy for an array, a view for a slice."""
-        return Rows(
-            self.values[index],
-            None if self.weights is None else self.weights[index],
-            None if self.tags is None else self.tags[index],
-        )
+        return Rows(self.block.take(index), None if self.tags is None else self.tags[index])
 
     def put(self, index: Any, other: Rows) -> None:
         """Copy other rows to ``index``."""
-        self.values[index] = other.values
-        if self.weights is not None and other.weights is not None:
-            self.weights[index] = other.weights
+        self.block.put(index, other.block)
         if self.tags is not None and other.tags is not None:
             self.tags[index] = other.tags
 
     @classmethod
     def empty(cls, count: int, like: Rows) -> Rows:
         """Return room for ``count`` rows of the same kind."""
-        return cls(
-            np.empty((count, like.values.shape[1]), np.float32),
-            None if like.weights is None else np.empty(count),
-            None if like.tags is None else np.empty(count, like.tags.dtype),
-        )
+        weights = None if like.block.weights is None else np.empty(count)
+        tags = None if like.tags is None else np.empty(count, like.tags.dtype)
+        return cls(Block.empty(count, like.values.shape[1], weights), tags)
 
 
 def concatenate(parts: list[Rows]) -> Rows:
@@ -107,7 +102,7 @@ class RowStore:
 
     def __init__(self, arena: RowArena, width: int) -> None:
         self.arena, self.width = arena, width
-        self.capacity = int(np.clip(_BLOCK_BYTES // (4 * max(width, 1)), 256, BLOCK_ROWS))
+        self.capacity = block_rows(width)
         self.open: Rows | None = None
         self.slots = np.empty(self.capacity, np.int64)
         self.fill = 0
@@ -176,8 +171,7 @@ class RowStore:
         if summary is None:
             summary = self.summaries[slot] = self.arena.make_summary(self.width, self.arena.spec_bytes(slot))
         for at in range(0, len(rows), self.capacity):
-            part = rows.take(slice(at, at + self.capacity))
-            summary.update(part.values, part.weights)
+            summary.update_block(rows.take(slice(at, at + self.capacity)).block)
         self.raw[slot] -= len(rows)
 
     def flush(self, slot: int) -> None:

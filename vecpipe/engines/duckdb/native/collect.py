@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vecpipe.blocks import block_rows
 from vecpipe.engines.duckdb.native.blocks import Rows, RowStore, Summary, concatenate
 from vecpipe.engines.duckdb.native.rows import RowArena
 from vecpipe.engines.duckdb.native.slots import TABLE, split
-from vecpipe.kernels import BLOCK_ROWS
 
 _BATCH_ROWS = 65_536
 
@@ -38,9 +38,9 @@ class Part:
             with arena.lock:
                 out.merge(summary)
         if self.rows is not None:
-            for at in range(0, len(self.rows), BLOCK_ROWS):
-                part = self.rows.take(slice(at, at + BLOCK_ROWS))
-                out.update(part.values, part.weights)
+            step = block_rows(self.width)
+            for at in range(0, len(self.rows), step):
+                out.update_block(self.rows.take(slice(at, at + step)).block)
         return out
 
 

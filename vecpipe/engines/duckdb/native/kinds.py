@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vecpipe.arrays import not_finite
+from vecpipe.blocks import Block, NotFiniteError
 from vecpipe.engines.duckdb.native.aggregate import Aggregate, Input, Positions, with_weight
 from vecpipe.engines.duckdb.native.blocks import Rows, Summary
 from vecpipe.engines.duckdb.native.collect import Group, groups
@@ -173,7 +175,7 @@ class Gathered(Aggregate):
         arena = self._arena()
         first, arena.rows_read = arena.rows_read, arena.rows_read + chunk.count
         if not self.lenient:
-            self.check(part, first)
+            self.check(part, first, elements=False)
         weights, weighted = self.weights(chunk, self.weight, part, first)
         ids = claim(chunk.states, arena)
         if self.spec is not None:
@@ -193,12 +195,17 @@ class Gathered(Aggregate):
     def _append(self, chunk: Input, ids: Ids, rows: Positions, values: NDArray[Any], weights: Any, first: int) -> None:
         tags = self._tags(chunk, rows, len(values)) if self.tag else None
         width = values.shape[1]
+        with np.errstate(over="ignore"):
+            values = values.astype(np.float32, copy=False)
+        try:
+            given = Rows(Block.of(values, weights), tags)
+        except NotFiniteError as error:
+            i = error.row if rows is None else int(rows[error.row])
+            raise not_finite(self.where(first + i), values[error.row]) from None
         own = ids if rows is None or len(ids) == 1 else ids[rows]
         for home, at, local in by_arena(own):
             assert isinstance(home, RowArena)
-            mine = Rows(values, weights, tags)
-            if at is not None:
-                mine = mine.take(at)
+            mine = given if at is None else given.take(at)
             with home.lock:
                 if not self.lenient:
                     other = home.widths[local]
