@@ -165,7 +165,7 @@ class BlockSums:
     def off_centre(self) -> bool:
         """Whether a mean is so large beside the deviation that subtracting it later would cost over two bits.
 
-        So are values whose squares or cubes overflow.
+        Also where squares or cubes overflow: comparisons with NaN are false.
         """
         mean = self.total / self.weight
         spread = np.diagonal(self.product) / self.weight - mean * mean
