@@ -24,7 +24,7 @@ CREATE OR REPLACE MACRO vec_knn_join(
             SELECT _vec_id,
                    _vec_offer(
                        (SELECT _vec_gather(
-                            list(_vec_emb ORDER BY _vec_at), list(_vec_key ORDER BY _vec_at),
+                            list(_vec_emb), list(_vec_key), list(_vec_at),
                             CASE WHEN code IS NULL THEN NULL ELSE _vec_model(model) END,
                             CASE WHEN self THEN k + 1 ELSE k END, metric)
                         FROM _vec_asked),

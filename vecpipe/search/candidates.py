@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from vecpipe import kernels
 from vecpipe.arrays import Bytes, Float32, Float64
+from vecpipe.blocks import NotFiniteError
 from vecpipe.pipeline import Model
 from vecpipe.sample import row_hashes
 from vecpipe.scoring import Metric, row_scores
@@ -104,6 +105,11 @@ class Candidates:
             Gives ``(n,)`` distinct numbers, asked for only when scores tie: the row with the smaller one wins.
         among : (q,) int64
             The queries that may find these rows; None for all of them.
+
+        Raises
+        ------
+        NotFiniteError
+            A vector holds NaN or an infinite value.
         """
         chosen = np.arange(len(self.Q)) if among is None else among
         parts = []
@@ -124,7 +130,11 @@ class Candidates:
         return self._keep(which, queries, rows, scores[queries, rows], rank)
 
     def _vectors(self, X: Float32, which: Places, rank: Ranks) -> Pairs:
-        norms = np.sqrt(kernels.wide_squared_norms(X)[0])
+        squares, far = kernels.wide_squared_norms(X)
+        bad = far[~np.isfinite(squares[far])]
+        if bad.size:
+            raise NotFiniteError(int(bad[0]))
+        norms = np.sqrt(squares)
         queries, rows = self._near(X, norms, which)
         if len(rows) > 2 * _MANY * (self.k + 1) * max(1, len(which)):
             # Far more rows than can win: copies of each other, most likely. Of equal rows the first k are enough.

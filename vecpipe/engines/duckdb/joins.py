@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vecpipe.arrays import Bytes, Float32, Mask, flat_array, from_codes, to_rows
+from vecpipe.blocks import NotFiniteError
 from vecpipe.engines.duckdb import handles
 from vecpipe.engines.duckdb.functions import Scalar
 from vecpipe.errors import InputError, SpecError
@@ -61,7 +62,7 @@ class Join:
 def scalars() -> Iterator[Scalar]:
     """Yield the functions; each call of them counts."""
     for name, arguments, returns, function in (
-        ("_vec_gather", "vectors, keys, model, k, metric", "VARCHAR", _gather),
+        ("_vec_gather", "vectors, keys, places, model, k, metric", "VARCHAR", _gather),
         ("_vec_offer", "handle, id, v, key", _OFFERED, _offer),
     ):
         yield Scalar(name, arguments, returns, "Behind vec_knn_join.", function, volatile=True)
@@ -73,14 +74,15 @@ def _whole_number(value: Any, least: int) -> int:
     return value
 
 
-def _gather(vectors: Any, keys: Any, model: Any, k: Any, metric: Any) -> Any:
+def _gather(vectors: Any, keys: Any, places: Any, model: Any, k: Any, metric: Any) -> Any:
     made: list[str | None] = []
-    for lists, texts, handle, kept, name in zip(
-        flat_array(vectors), flat_array(keys), model.to_pylist(), k.to_pylist(), metric.to_pylist(), strict=True
+    for lists, texts, at, handle, kept, name in zip(
+        *map(flat_array, (vectors, keys, places)), model.to_pylist(), k.to_pylist(), metric.to_pylist(), strict=True
     ):
         if not lists.is_valid:
             made.append(None)
             continue
+        order = np.argsort(at.values.to_numpy())
         rows = to_rows(lists.values, column="vec_knn_join: emb of queries")
         if rows.valid is not None:
             rows.values[~rows.valid] = np.nan
@@ -89,8 +91,8 @@ def _gather(vectors: Any, keys: Any, model: Any, k: Any, metric: Any) -> Any:
             raise InputError(f"vec_knn_join: queries have {rows.dim} dimensions, the model takes {found.dim}")
         wanted = _whole_number(kept, 1)
         with one_blas_thread():
-            candidates = Candidates(rows.values, wanted, metric_named(name), found)
-        alone = texts.values if texts.is_valid and texts.values.null_count < len(texts.values) else None
+            candidates = Candidates(rows.values[order], wanted, metric_named(name), found)
+        alone = texts.values.take(order) if texts.is_valid and texts.values.null_count < len(texts.values) else None
         made.append(handles.keep_join(Join(candidates, alone), secrets.token_bytes(16), candidates.nbytes))
     return pa.array(made, pa.string())
 
@@ -102,7 +104,6 @@ def _offer(handle: Any, ids: Any, v: Any, key: Any) -> Any:
     if len(names) > 1:
         raise SpecError("vec_knn_join: a batch belongs to several joins")
     join: Join = handles.join_of(names.pop())
-    values, valid = _rows(join.candidates, v)
 
     def rank() -> npt.NDArray[np.int64]:
         flat = flat_array(ids)
@@ -117,14 +118,21 @@ def _offer(handle: Any, ids: Any, v: Any, key: Any) -> Any:
         ranks[order] = np.arange(len(order))
         return ranks
 
+    # Candidates look at the lengths of all vectors they are offered, and find those that are not finite.
+    checked = join.keys is not None or join.candidates.model is not None
+    values, valid = _rows(join.candidates, v, check=checked)
     parts = []
     with one_blas_thread():
-        for at, queries in join.groups(key, valid):
-            if len(at) == len(values):
-                parts.append(join.candidates.offer(values, rank, queries))
-                continue
-            pairs = join.candidates.offer(values[at], partial(_some, rank, at), queries)
-            parts.append(Pairs(at[pairs.rows], pairs.queries, pairs.scores))
+        try:
+            for at, queries in join.groups(key, valid):
+                if len(at) == len(values):
+                    parts.append(join.candidates.offer(values, rank, queries))
+                    continue
+                pairs = join.candidates.offer(values[at], partial(_some, rank, at), queries)
+                parts.append(Pairs(at[pairs.rows], pairs.queries, pairs.scores))
+        except NotFiniteError:
+            _rows(join.candidates, v, check=True)
+            raise
     return _lists(len(v), Pairs.join(parts))
 
 
@@ -132,13 +140,13 @@ def _some(rank: Ranks, at: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return rank()[at]
 
 
-def _rows(candidates: Candidates, v: Any) -> tuple[Float32 | Bytes, Mask | None]:
-    """Return what a batch holds: codes where the model writes them, vectors otherwise."""
+def _rows(candidates: Candidates, v: Any, *, check: bool) -> tuple[Float32 | Bytes, Mask | None]:
+    """Return what a batch holds: codes where the model writes them, vectors otherwise; ``check`` names bad vectors."""
     model = candidates.model
     if model is not None and model.codec is not None:
         return from_codes(v, model.bytes_per_vector, column="vec_knn_join: code")
     dim = candidates.Q.shape[1] if model is None else model.output_dim
-    rows = to_rows(v, column="vec_knn_join: emb", dim=dim)
+    rows = to_rows(v, column="vec_knn_join: emb", dim=dim, check_finite=check)
     return rows.values, rows.valid
 
 
