@@ -5,7 +5,7 @@ CREATE SCHEMA IF NOT EXISTS vecpipe;
 CREATE SEQUENCE IF NOT EXISTS vecpipe.model_version;
 
 CREATE TABLE IF NOT EXISTS vecpipe.models (
-    name VARCHAR NOT NULL,
+    name VARCHAR NOT NULL CHECK (NOT regexp_matches(name, '@[0-9]+$')),  -- 'name@3' asks for version 3 of 'name'
     version BIGINT NOT NULL DEFAULT nextval('vecpipe.model_version'),
     created_at TIMESTAMP NOT NULL DEFAULT (now() AT TIME ZONE 'UTC'),
     model BLOB NOT NULL,

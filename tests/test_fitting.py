@@ -103,6 +103,19 @@ def test_the_same_model_from_a_connection_and_a_query(kind, expected):
     assert vecpipe.fit(loaded(kind), "SELECT emb FROM docs ORDER BY id DESC", SPEC).hash == expected
 
 
+@pytest.mark.parametrize("kind", [">f4", "<f8", np.float16, np.int8])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_matrix_is_a_source(kind, order):
+    M = np.asarray(np.rint(100 * X) if kind is np.int8 else X, dtype=kind, order=order)
+    assert vecpipe.fit(M, SPEC).hash == vecpipe.fit(table_of(M.astype(np.float32)), SPEC).hash
+
+
+@pytest.mark.parametrize("odd", [X[0], np.zeros((3, 0)), X.astype(object), X.astype(str), X[None], X > 0])
+def test_another_array_is_refused(odd):
+    with pytest.raises(InputError, match="2-D array of numbers"):
+        vecpipe.fit(odd, SPEC)
+
+
 def test_half_floats_give_the_model_of_their_float32_values(tmp_path):
     halves = X.astype(np.float16)
     plain = vecpipe.fit(table_of(halves.astype(np.float32)), SPEC)

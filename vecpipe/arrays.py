@@ -316,7 +316,8 @@ def nonfinite_rows(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     if values.size == 0:
         return _NO_ROWS
     with np.errstate(over="ignore", invalid="ignore"):
-        sums = np.vecdot(values, np.ones(values.shape[1], dtype=values.dtype))  # row by row: BLAS takes no threads to it
+        # Row by row: BLAS would take threads to a product of the whole.
+        sums = np.vecdot(values, np.ones(values.shape[1], dtype=values.dtype))
     suspects = np.flatnonzero(~np.isfinite(sums))
     if suspects.size:
         suspects = suspects[~np.isfinite(values[suspects]).all(axis=1)]

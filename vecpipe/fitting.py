@@ -45,7 +45,7 @@ def fit(
     Parameters
     ----------
     source
-        A DuckDB connection or relation, Arrow table, reader or dataset, path, Polars frame.
+        A DuckDB connection or relation, Arrow table, reader or dataset, NumPy array, path, Polars frame.
     query_or_spec, spec
         Query and spec for a connection; the spec alone otherwise.
     column

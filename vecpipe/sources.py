@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
@@ -43,9 +45,9 @@ def open_source(source: Any, query: str | None = None, *, batch_rows: int = BATC
     Parameters
     ----------
     source
-        A DuckDB connection (with ``query``) or relation; an Arrow table, batch, reader or dataset; a path of a
-        Parquet or Arrow IPC file, or of a folder or pattern of Parquet files; a Polars frame; anything with
-        ``__arrow_c_stream__``.
+        A DuckDB connection (with ``query``) or relation; an Arrow table, batch, reader or dataset; a NumPy array
+        ``(n, d)`` of numbers; a path of a Parquet or Arrow IPC file, or of a folder or pattern of Parquet files; a
+        Polars frame; anything with ``__arrow_c_stream__``.
     query
         SQL, for a connection.
     batch_rows
@@ -69,6 +71,8 @@ def open_source(source: Any, query: str | None = None, *, batch_rows: int = BATC
         return _reader(source.to_arrow_reader(batch_rows))
     if isinstance(source, str | Path):
         return _file(Path(source), batch_rows)
+    if isinstance(source, np.ndarray):
+        return open_source(_matrix(source), batch_rows=batch_rows)
     if isinstance(source, pa.Table):
         return Source(source.schema, iter(source.to_batches(max_chunksize=batch_rows)), source.num_rows)
     if isinstance(source, pa.RecordBatch):
@@ -82,12 +86,20 @@ def open_source(source: Any, query: str | None = None, *, batch_rows: int = BATC
         return _reader(pa.RecordBatchReader.from_stream(source))
     raise InputError(
         f"cannot read rows from {type(source).__name__}; give a DuckDB connection and a query, a relation, "
-        "an Arrow table, reader or dataset, a Parquet or Arrow file, or a Polars frame"
+        "an Arrow table, reader or dataset, a 2-D NumPy array, a Parquet or Arrow file, or a Polars frame"
     )
 
 
 def _reader(reader: Any) -> Source:
     return Source(reader.schema, iter(reader))
+
+
+def _matrix(X: npt.NDArray[Any]) -> Any:
+    """Return the rows of a matrix as a table with one column, ``vector``; those that lie in line are not copied."""
+    if X.ndim != 2 or not X.shape[1] or X.dtype.kind not in "fiu" or X.dtype.itemsize > 8:
+        raise InputError(f"expected a 2-D array of numbers (rows, dimensions), got {X.dtype} of shape {X.shape}")
+    flat = pa.array(np.ascontiguousarray(X, dtype=X.dtype.newbyteorder("=")).ravel())
+    return pa.table({"vector": pa.FixedSizeListArray.from_arrays(flat, X.shape[1])})
 
 
 def _lazy_frame(frame: Any, batch_rows: int) -> Source:

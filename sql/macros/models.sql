@@ -1,4 +1,4 @@
--- Models by name: the newest version of a name wins, in the caller's own transaction.
+-- Models by name, in the caller's own transaction: 'name' is its newest version, 'name@3' is version 3.
 
 -- All models, newest version of each name first.
 CREATE OR REPLACE MACRO vec_models() AS TABLE
@@ -7,29 +7,41 @@ CREATE OR REPLACE MACRO vec_models() AS TABLE
     FROM vecpipe.models
     ORDER BY name, version DESC;
 
--- A handle of the newest model of a name, loaded and ready; an error where there is none.
+-- The name in 'name' or 'name@3', and the version, NULL for the newest.
+CREATE OR REPLACE MACRO _vec_base(model) AS
+    regexp_replace(model, '@[0-9]+$', '');
+CREATE OR REPLACE MACRO _vec_pinned(model) AS
+    TRY_CAST(regexp_extract(model, '@([0-9]+)$', 1) AS BIGINT);
+
+-- A handle of the model of a name, loaded and ready; an error where there is none.
 -- The argument is read where no table is in sight, so that a column of the caller's is never taken for one of ours.
 CREATE OR REPLACE MACRO _vec_model(model) AS (
     SELECT _vec_load(
-        _vec_wanted.name,
-        (SELECT arg_max(_vec_m.model, _vec_m.version) FROM vecpipe.models AS _vec_m WHERE _vec_m.name = _vec_wanted.name),
+        _vec_wanted.given,
+        (SELECT arg_max(_vec_m.model, _vec_m.version) FROM vecpipe.models AS _vec_m
+         WHERE _vec_m.name = _vec_wanted.name AND _vec_m.version = coalesce(_vec_wanted.version, _vec_m.version)),
         (SELECT string_agg(_vec_n.name, ', ' ORDER BY _vec_n.name)
          FROM (SELECT DISTINCT name FROM vecpipe.models ORDER BY name LIMIT 20) AS _vec_n)
     )
-    FROM (SELECT model AS name) AS _vec_wanted
+    FROM (SELECT given, _vec_base(given) AS name, _vec_pinned(given) AS version FROM (SELECT model AS given))
+        AS _vec_wanted
 );
 
 -- The same, where 'name.query' is the query side of the model 'name', unless a model has that very name.
 CREATE OR REPLACE MACRO _vec_model_side(model) AS (
     SELECT _vec_load_side(
-        _vec_wanted.name,
-        (SELECT arg_max(_vec_m.model, _vec_m.version) FROM vecpipe.models AS _vec_m WHERE _vec_m.name = _vec_wanted.name),
+        _vec_wanted.given,
+        (SELECT arg_max(_vec_m.model, _vec_m.version) FROM vecpipe.models AS _vec_m
+         WHERE _vec_m.name = _vec_wanted.name AND _vec_m.version = coalesce(_vec_wanted.version, _vec_m.version)),
         (SELECT arg_max(_vec_q.model, _vec_q.version)
-         FROM vecpipe.models AS _vec_q WHERE _vec_q.name || '.query' = _vec_wanted.name),
+         FROM vecpipe.models AS _vec_q
+         WHERE _vec_q.name || '.query' = _vec_wanted.name
+           AND _vec_q.version = coalesce(_vec_wanted.version, _vec_q.version)),
         (SELECT string_agg(_vec_n.name, ', ' ORDER BY _vec_n.name)
          FROM (SELECT DISTINCT name FROM vecpipe.models ORDER BY name LIMIT 20) AS _vec_n)
     )
-    FROM (SELECT model AS name) AS _vec_wanted
+    FROM (SELECT given, _vec_base(given) AS name, _vec_pinned(given) AS version FROM (SELECT model AS given))
+        AS _vec_wanted
 );
 
 -- The vector after the model's steps (before its codec, where it has one); 'name.query' gives what a query becomes.

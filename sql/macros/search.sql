@@ -17,9 +17,11 @@ CREATE OR REPLACE MACRO vec_score(code, query) AS
 CREATE OR REPLACE MACRO vec_exact(v, query) AS
     _vec_exact(v, query);
 
--- Whether the model that a search was planned with is the newest that its transaction sees; an error where it is not.
+-- Whether the model that a search was planned with is the one that its transaction sees; an error where it is not.
 CREATE OR REPLACE MACRO _vec_planned_with_newest(wanted) AS
-    CASE WHEN _vec_version(wanted, txid_current()) <> (SELECT max(m.version) FROM vecpipe.models AS m WHERE m.name = wanted)
+    CASE WHEN _vec_version(wanted, txid_current())
+              <> (SELECT max(m.version) FROM vecpipe.models AS m
+                  WHERE m.name = _vec_base(wanted) AND m.version = coalesce(_vec_pinned(wanted), m.version))
          THEN error('this transaction has stored another version of the model ' || wanted || ', and a search plans with '
                     || 'committed models only: COMMIT before searching codes of the new version')
          ELSE true
@@ -30,6 +32,11 @@ CREATE OR REPLACE MACRO _vec_name(name) AS
     coalesce('"' || replace(name, '"', '""') || '"', 'NULL');
 CREATE OR REPLACE MACRO _vec_table(source) AS
     'query_table(''' || replace(source, '''', '''''') || ''')';
+
+-- The same for a table whose row numbers are asked for, which query_table does not show.
+CREATE OR REPLACE MACRO _vec_numbered(source) AS
+    array_to_string(list_transform(regexp_extract_all(source, '"(?:[^"]|"")*"|[^".][^.]*'),
+                                   lambda part: CASE WHEN starts_with(part, '"') THEN part ELSE _vec_name(part) END), '.');
 
 -- The k rows of a table (or view, or CTE) nearest to q, with their score.
 --   code    column of codes, scored through the model
@@ -179,12 +186,12 @@ CREATE OR REPLACE MACRO vec_search
             FROM (
                 SELECT unnest(_vec_index_rows(
                            index, model, q, k, oversample, metric, nprobe,
-                           (SELECT list(_vec_row) FROM query('SELECT rowid AS _vec_row FROM ' || source)
+                           (SELECT list(_vec_row) FROM query('SELECT rowid AS _vec_row FROM ' || _vec_numbered(source))
                             WHERE _vec_row >= _vec_index_last(index)),
                            _vec_index_last(index), txid_current())) AS _vec_named
             ) JOIN query(
                 'SELECT rowid AS _vec_row, ' || _vec_name(rerank) || ' AS _vec_v, ' || _vec_name(ties)
-                    || ' AS _vec_tie, * FROM ' || source
+                    || ' AS _vec_tie, * FROM ' || _vec_numbered(source)
             ) ON _vec_row = _vec_named.row
         )
     )

@@ -65,9 +65,9 @@ CREATE OR REPLACE MACRO vec_cells_report(source, cell, vectors, model) AS TABLE
 --   the others  as in vec_search, or in vec_search_bits where bits is given
 CREATE OR REPLACE MACRO vec_recall(
     source, queries, vectors, q := NULL, model := NULL, code := NULL, bits := NULL, rerank := NULL, cell := NULL,
-    nprobe := 16, k := 10, oversample := NULL, metric := 'cosine', sample := 200
+    index := NULL, ties := NULL, nprobe := 16, k := 10, oversample := NULL, metric := 'cosine', sample := 200
 ) AS TABLE
     SELECT unnest(_vec_recall(source, queries, vectors, coalesce(q, vectors), sample, {
-        'model': model, 'code': code, 'bits': bits, 'rerank': rerank, 'cell': cell, 'nprobe': nprobe, 'k': k,
-        'oversample': oversample, 'metric': metric
+        'model': model, 'code': code, 'bits': bits, 'rerank': rerank, 'cell': cell, 'index': index,
+        'ties': ties, 'nprobe': nprobe, 'k': k, 'oversample': oversample, 'metric': metric
     }));

@@ -27,6 +27,7 @@ def coded(con: duckdb.DuckDBPyConnection) -> duckdb.DuckDBPyConnection:
            SELECT *, vec_encode('m', emb) AS code, vec_encode('bits', emb) AS bits, vec_cell('m', emb) AS cell
            FROM raw"""
     )
+    con.execute("SELECT vec_index('near', 'docs', 'm')").fetchall()
     return con
 
 
@@ -41,6 +42,8 @@ def audit(con: duckdb.DuckDBPyConnection, more: str) -> dict[str, float]:
         "code := 'bits', model := 'bits', k := 7, metric := 'cosine'",
         "cell := 'cell', model := 'm', rerank := 'emb', nprobe := 2",
         "code := 'code', model := 'm', metric := 'ip'",
+        "index := 'near', rerank := 'emb', nprobe := 1",
+        "index := 'near', rerank := 'emb', nprobe := 2, ties := 'id', oversample := 2",
     ],
 )
 def test_recall_is_the_share_of_the_exact_neighbours_that_a_search_finds(coded, more):
@@ -57,6 +60,35 @@ def test_recall_is_the_share_of_the_exact_neighbours_that_a_search_finds(coded, 
     assert measured["worst"] == pytest.approx(np.min(shares), abs=1e-9)
     assert measured["low"] <= measured["recall"] <= measured["high"]
     assert 0 < measured["recall"] < 1 or "code := 'code'" in more
+
+
+@pytest.mark.parametrize("name", ["my docs", "order", "s.my docs", 's."a.b"', "memory.main.order", '"say ""x"""'])
+def test_a_table_has_any_name(coded, name):
+    from vecpipe.engines.duckdb.identifiers import quoted_table
+
+    coded.execute("CREATE SCHEMA s")
+    coded.execute(f"CREATE TABLE {quoted_table(name)} AS SELECT id, emb FROM docs")
+    sql = "FROM vec_recall($1, $1, 'emb', index := 'odd', rerank := 'emb', nprobe := 16, sample := 5)"
+    assert coded.execute("SELECT vec_index('odd', $1, 'm').rows", [name]).fetchone() == (1_500,)
+    assert coded.execute(sql, [name]).fetchone()[:2] == (5, 10)
+    assert len(coded.execute("FROM vec_advise($1, 'emb')", [name]).fetchall()) > 3
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "FROM vec_recall($1, 'asked', 'emb', rerank := 'emb')",
+        "FROM vec_recall('docs', $1, 'emb', rerank := 'emb')",
+        "FROM vec_advise($1, 'emb')",
+        "SELECT vec_index('odd', $1, 'm')",
+        "FROM vec_search($1, (SELECT emb FROM asked LIMIT 1), index := 'near', rerank := 'emb')",
+    ],
+)
+@pytest.mark.parametrize("start", ["docs", "docs'", 'docs"', "docs')", '"docs"'])
+def test_the_name_of_a_table_is_no_statement(coded, call, start):
+    with pytest.raises(duckdb.Error):
+        coded.execute(call, [start + "; DROP TABLE asked; FROM docs --"]).fetchall()
+    assert coded.execute("SELECT count(*) FROM asked").fetchone() == (60,)
 
 
 def test_exact_search_has_recall_one_and_an_interval_below_it(coded):

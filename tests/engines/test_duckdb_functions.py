@@ -9,7 +9,7 @@ import pytest
 from conftest import anisotropic, fixed, table_of, vectors
 
 import vecpipe
-from vecpipe.errors import EngineError, ModelFormatError, ModelNotFoundError
+from vecpipe.errors import EngineError, InputError, ModelFormatError, ModelNotFoundError
 from vecpipe.operators import Codec, registry
 from vecpipe.pipeline import Model
 from vecpipe.spec import parse
@@ -413,6 +413,39 @@ def test_the_newest_version_of_a_name_wins(stored, X):
     assert [(spec, current) for spec, current, _ in rows] == [("pca(5)", True), ("pca(2)", False), ("pca(3)", False)]
     stored.execute("DELETE FROM vecpipe.models WHERE spec = 'pca(5)'")
     assert one(stored, "SELECT len(vec_transform('m', emb)) FROM docs LIMIT 1") == 2
+
+
+def test_a_version_can_be_asked_for(stored, X):
+    versions = {}
+    for spec in ("center | transform_code(2)", "transform_code(2)"):
+        model = vecpipe.fit(stored, "SELECT emb FROM docs", spec)
+        versions[f"m@{vecpipe.save_model(stored, 'm', model)}"] = model
+    asked = versions | {"m": model}
+    for name, expected in asked.items():
+        assert vecpipe.load_model(stored, name).hash == expected.hash
+        codes = stored.execute("SELECT vec_encode($1, emb) FROM docs ORDER BY id", [name]).fetchall()
+        assert [code for (code,) in codes] == [code.tobytes() for code in expected.encode(X)[0]]
+        stored.execute("CREATE OR REPLACE TABLE coded AS SELECT id, vec_encode($1, emb) AS code FROM docs", [name])
+        sql = "SELECT score FROM vec_search('coded', $q, model := $m, code := 'code', metric := 'l2', k := 3)"
+        found = stored.execute(sql, {"q": X[5].tolist(), "m": name}).fetchall()
+        near = -np.linalg.norm(expected.decode(expected.encode(X)[0]) - X[5], axis=1)
+        np.testing.assert_allclose([score for (score,) in found], np.sort(near)[::-1][:3], rtol=1e-4, atol=1e-5)
+    assert len({one(stored, "SELECT hex(vec_encode($1, emb)) FROM docs LIMIT 1", [name]) for name in versions}) == 2
+    wide = "SELECT vec_transform('m.query@' || $1, emb) = vec_transform('m@' || $1, emb) FROM docs LIMIT 1"
+    assert one(stored, wide, [next(iter(versions)).removeprefix("m@")])
+    for name in ("m@999", "m@", "m@x", "@1"):
+        with pytest.raises(duckdb.Error, match="no model is named"):
+            stored.execute("SELECT vec_encode($1, emb) FROM docs", [name]).fetchall()
+        with pytest.raises(ModelNotFoundError, match="no model is named"):
+            vecpipe.load_model(stored, name)
+
+
+def test_a_name_that_would_ask_for_a_version_is_refused(stored):
+    model = vecpipe.load_model(stored, "float16")
+    with pytest.raises(InputError, match="asks for a version"):
+        vecpipe.save_model(stored, "a@3", model)
+    with pytest.raises(duckdb.ConstraintException):
+        stored.execute("INSERT INTO vecpipe.models (name, model) VALUES ('a@3', $1)", [model.to_bytes()])
 
 
 def test_the_catalog_says_what_the_models_are(stored):

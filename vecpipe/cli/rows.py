@@ -106,7 +106,7 @@ def _fit_database(
 ) -> Model:
     from vecpipe.cli.common import database
     from vecpipe.engines.duckdb.catalog import run
-    from vecpipe.etl.tables import quoted, quoted_table
+    from vecpipe.engines.duckdb.identifiers import quoted, quoted_table
     from vecpipe.fitting import fit as fit_rows
     from vecpipe.sources import open_source, vector_column
 

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vecpipe.engines.duckdb.identifiers import quoted, quoted_table
 from vecpipe.errors import EngineError, InputError
 from vecpipe.sources import ARROW_SUFFIXES
 
@@ -282,20 +283,10 @@ class DuckDBTable:
         self._con.close()
 
 
-def quoted(name: str) -> str:
-    """Return an identifier as SQL."""
-    return '"' + name.replace('"', '""') + '"'
-
-
 def split_name(name: str) -> tuple[str, str]:
     """Return schema and table of ``table`` or ``schema.table``."""
     schema, dot, table = name.rpartition(".")
     return (schema, table) if dot else ("main", name)
-
-
-def quoted_table(name: str) -> str:
-    """Return ``table`` or ``schema.table`` as SQL."""
-    return ".".join(quoted(part) for part in split_name(name))
 
 
 def schema_text(schema: Any) -> list[str]:

@@ -15,9 +15,10 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from vecpipe.engines.duckdb.identifiers import quoted_table
 from vecpipe.errors import EngineError, InputError
 from vecpipe.etl.files import replacing
-from vecpipe.etl.tables import PARQUET_SUFFIXES, is_duckdb, quoted_table, split_name
+from vecpipe.etl.tables import PARQUET_SUFFIXES, is_duckdb, split_name
 from vecpipe.sources import ARROW_SUFFIXES
 
 _KEY = b"vecpipe"

@@ -1,19 +1,25 @@
-"""The catalog of models in a DuckDB database: table ``vecpipe.models``, one row a version of a name."""
+"""The catalog of models in a DuckDB database: table ``vecpipe.models``, one row a version of a name.
+
+Wherever a model is named, ``name`` is its newest version and ``name@3`` is version 3.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
 import duckdb
 
 from vecpipe.engines.duckdb import handles
-from vecpipe.errors import EngineError, ModelNotFoundError
+from vecpipe.errors import EngineError, InputError, ModelNotFoundError
 from vecpipe.pipeline import Model
 
-_NEWEST = "SELECT arg_max(model, version), max(version) FROM vecpipe.models WHERE name = $1"
+_PINNED = re.compile(r"(.*)@(\d{1,18})", re.DOTALL)
+_NAMED = "FROM vecpipe.models WHERE name = $1 AND version = coalesce($2, version)"
+_NEWEST = f"SELECT arg_max(model, version), max(version) {_NAMED}"
 # Versions are told apart here: each search asks, and an aggregate takes DuckDB longer to plan than rows to fetch.
-_HEADS = f"SELECT version, array_slice(model, 1, {handles.HEAD_BYTES}) FROM vecpipe.models WHERE name = $1"
+_HEADS = f"SELECT version, array_slice(model, 1, {handles.HEAD_BYTES}) {_NAMED}"
 _NEWEST_HASH = "SELECT version, hash FROM vecpipe.models WHERE name = $1 ORDER BY version DESC LIMIT 1"
 _INSERT = "INSERT INTO vecpipe.models (name, model) VALUES ($1, $2) RETURNING version"
 _NAMES = "SELECT DISTINCT name FROM vecpipe.models ORDER BY name"
@@ -26,9 +32,13 @@ def save_model(con: duckdb.DuckDBPyConnection, name: str, model: Model) -> int:
 
     Raises
     ------
+    InputError
+        The name ends like ``name@3``, which asks for a version.
     EngineError
         The database refused, for example because it is read-only.
     """
+    if _PINNED.fullmatch(name):
+        raise InputError(f"model name {name!r}: what follows @ asks for a version, so a name cannot end in it")
     newest = run(con, _NEWEST_HASH, [name]).fetchall()
     if newest and newest[0][1] == model.hash:
         return int(newest[0][0])
@@ -37,7 +47,7 @@ def save_model(con: duckdb.DuckDBPyConnection, name: str, model: Model) -> int:
 
 
 def load_model(con: duckdb.DuckDBPyConnection, name: str) -> Model:
-    """Return the newest model of a name.
+    """Return the newest model of a name, or the version that ``name@3`` asks for.
 
     Raises
     ------
@@ -52,7 +62,7 @@ def newest_model(con: duckdb.DuckDBPyConnection, name: str) -> tuple[Model, int]
 
     A model that this process has loaded already is known by its header and not read again.
     """
-    version, head = max(run(con, _HEADS, [name]).fetchall(), default=(0, b""))
+    version, head = max(run(con, _HEADS, _parts(name)).fetchall(), default=(0, b""))
     known = handles.model_with_head(head)
     return _read_newest(con, name) if known is None else (known, int(version))
 
@@ -94,8 +104,14 @@ class Newest:
         return found
 
 
+def _parts(name: str) -> list[Any]:
+    """Return the name and the version of ``name`` or ``name@3``; None for the newest."""
+    pinned = _PINNED.fullmatch(name)
+    return [name, None] if pinned is None else [pinned[1], int(pinned[2])]
+
+
 def _read_newest(con: duckdb.DuckDBPyConnection, name: str) -> tuple[Model, int]:
-    [(data, version)] = run(con, _NEWEST, [name]).fetchall()
+    [(data, version)] = run(con, _NEWEST, _parts(name)).fetchall()
     if data is None:
         names = model_names(con)
         there = f"there are: {', '.join(names[:20])}" if names else "vecpipe.models is empty"

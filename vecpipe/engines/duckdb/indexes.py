@@ -24,6 +24,7 @@ import pyarrow as pa
 from vecpipe.arrays import to_rows
 from vecpipe.cells import CellModel
 from vecpipe.engines.duckdb import catalog
+from vecpipe.engines.duckdb.identifiers import quoted, quoted_table
 from vecpipe.errors import CapabilityError, EngineError, InputError, ModelFormatError, ModelNotFoundError
 from vecpipe.kernels import one_blas_thread
 from vecpipe.ordered import in_order
@@ -87,8 +88,7 @@ class Indexes:
             if model.codec is None:
                 raise CapabilityError(f"an index holds codes, but the model {model.spec!r} ends in no codec")
             [(since,)] = catalog.run(cursor, "SELECT txid_current()").fetchall()
-            quoted = '"' + column.replace('"', '""') + '"'
-            sql = f"SELECT rowid AS row, {quoted} AS v FROM {source}"
+            sql = f"SELECT rowid AS row, {quoted(column)} AS v FROM {quoted_table(source)}"
             cells = CellModel(model) if has_cells(model) else None
             rows, codes, marks, places = [], [], [], []
             size = 0

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from vecpipe.arrays import from_codes
 from vecpipe.engines.duckdb import catalog, connection
+from vecpipe.engines.duckdb.identifiers import quoted
 from vecpipe.engines.lancedb.backfill import column_array, column_type
 from vecpipe.engines.lancedb.catalog import TABLE, save_model
 from vecpipe.engines.lancedb.host import asking
@@ -84,10 +85,10 @@ def attach_lance(
         if here and here[0][0]:
             raise EngineError(f"DuckDB has a database called {name!r} already; attach LanceDB with another name=")
         if not here:
-            catalog.run(cursor, f"ATTACH ':memory:' AS {_quoted(name)}")
+            catalog.run(cursor, f"ATTACH ':memory:' AS {quoted(name)}")
         for view, table in zip(datasets, found, strict=True):
             catalog.run(
-                cursor, f"CREATE OR REPLACE VIEW {_quoted(name)}.{_quoted(table)} AS FROM {_quoted(_source(view))}"
+                cursor, f"CREATE OR REPLACE VIEW {quoted(name)}.{quoted(table)} AS FROM {quoted(_source(view))}"
             )
     finally:
         cursor.close()
@@ -212,10 +213,6 @@ def _names(db: Any) -> Iterator[str]:
 
 def _source(view: str) -> str:
     return f"_vec_lance_{view}"
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _check_readable(table: str, schema: Any) -> None:

@@ -15,6 +15,7 @@ import pyarrow as pa
 from vecpipe.advise import advise
 from vecpipe.engines.duckdb import catalog, handles
 from vecpipe.engines.duckdb.functions import Scalar
+from vecpipe.engines.duckdb.identifiers import by_name, quoted
 from vecpipe.errors import InputError, SpecError
 from vecpipe.fitting import fit
 from vecpipe.scoring import metric_named
@@ -137,12 +138,11 @@ def _advise(open_cursor: OpenCursor) -> Callable[..., Any]:
     def one(source: Any, vectors: Any, recall: Any, size: Any, metric: Any) -> Sequence[dict[str, Any]]:
         if source is None or vectors is None:
             raise InputError("vec_advise: the table and its column of vectors must not be NULL")
-        column = str(vectors).replace('"', '""')
         cursor = open_cursor()
         try:
             advice = advise(
                 cursor,
-                f'SELECT "{column}" FROM {source}',
+                f"SELECT {quoted(str(vectors))} FROM {by_name(str(source))}",
                 recall=None if recall is None else float(recall),
                 bytes_per_vector=None if size is None else int(size),
                 metric=metric_named(metric),

@@ -16,6 +16,7 @@ import pyarrow as pa
 from vecpipe.arrays import Float32, to_rows
 from vecpipe.engines.duckdb import catalog
 from vecpipe.engines.duckdb.functions import Scalar
+from vecpipe.engines.duckdb.identifiers import by_name, quoted
 from vecpipe.errors import EngineError, InputError, SpecError
 from vecpipe.metrics.audit import ExactBest
 from vecpipe.metrics.interval import wilson
@@ -36,7 +37,7 @@ _AUDIT = pa.struct(
     ]
 )
 _RETURNS = "STRUCT(queries INTEGER, k INTEGER, recall DOUBLE, low DOUBLE, high DOUBLE, worst DOUBLE, search_ms DOUBLE)"
-_SETTINGS = ("model", "code", "bits", "rerank", "cell", "nprobe", "k", "oversample", "metric")
+_SETTINGS = ("model", "code", "bits", "rerank", "cell", "index", "ties", "nprobe", "k", "oversample", "metric")
 
 
 def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
@@ -83,17 +84,17 @@ def _audit(
         raise SpecError(f"vec_recall: k is {k} and sample is {sample}; expected at least 1 of each")
     if "code" not in given and "rerank" not in given:
         raise SpecError("vec_recall needs code := or rerank := with the name of a column")
-    if "cell" not in given:
+    if "cell" not in given and "index" not in given:
         given.pop("nprobe", None)
         if "code" not in given and "bits" not in given:
             given.pop("model", None)
     asked = _sampled(cursor, queries, q, int(sample))
     best = ExactBest(asked, k, metric)
-    for rows in _batches(cursor, f"SELECT {_quoted(vectors)} FROM {source}", asked.shape[1]):
+    for rows in _batches(cursor, f"SELECT {quoted(vectors)} FROM {by_name(source)}", asked.shape[1]):
         best.add(rows)
     arguments = "".join(f", {name} := ${name}" for name in given)
     search = "vec_search_bits" if "bits" in given else "vec_search"
-    sql = f"SELECT {_quoted(vectors)} FROM {search}($source, $q::FLOAT[{asked.shape[1]}]{arguments})"
+    sql = f"SELECT {quoted(vectors)} FROM {search}($source, $q::FLOAT[{asked.shape[1]}]{arguments})"
     shares, spent = [], []
     for row, one in enumerate(asked):
         start = time.perf_counter()
@@ -119,8 +120,8 @@ def _audit(
 
 def _sampled(cursor: duckdb.DuckDBPyConnection, queries: str, q: str, sample: int) -> Float32:
     """Return a sample of the queries that is the same each time, ``(m, d) float32``."""
-    column = _quoted(q)
-    sql = f"SELECT {column} FROM {queries} WHERE {column} IS NOT NULL ORDER BY hash({column}) LIMIT {sample}"
+    column = quoted(q)
+    sql = f"SELECT {column} FROM {by_name(queries)} WHERE {column} IS NOT NULL ORDER BY hash({column}) LIMIT {sample}"
     parts = list(_batches(cursor, sql, None))
     if not parts:
         raise InputError(f"vec_recall: {queries} has no queries in {q}")
@@ -137,7 +138,3 @@ def _batches(cursor: duckdb.DuckDBPyConnection, sql: str, dim: int | None) -> It
         values = rows.values if rows.valid is None else rows.values[rows.valid]
         if len(values):
             yield values
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
