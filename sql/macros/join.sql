@@ -4,7 +4,7 @@
 -- the smaller id. Tables, views or CTEs by name; a filter on either side is a CTE. The queries are held in memory.
 --   id, emb  names of the columns of ids and of vectors, in both
 --   code     column of codes in docs, scored through the model, instead of its vectors
---   within   column in both whose values must be equal: the nearest rows of the same tenant, language, day
+--   within   column in both whose values must be equal, as text: the nearest rows of the same tenant, language, day
 --   self     queries and docs are the same rows: a row does not find itself
 CREATE OR REPLACE MACRO vec_knn_join(
     queries, docs, k := 10, id := 'id', emb := 'emb', code := NULL, model := NULL, metric := 'cosine',
@@ -26,7 +26,7 @@ CREATE OR REPLACE MACRO vec_knn_join(
                        (SELECT _vec_gather(
                             list(_vec_emb), list(_vec_key), list(_vec_at),
                             CASE WHEN code IS NULL THEN NULL ELSE _vec_model(model) END,
-                            CASE WHEN self THEN k + 1 ELSE k END, metric)
+                            CASE WHEN self THEN k + 1 ELSE k END, metric, within IS NOT NULL)
                         FROM _vec_asked),
                        _vec_id, _vec_v, _vec_key) AS _vec_pairs
             FROM (

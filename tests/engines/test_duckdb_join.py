@@ -192,3 +192,46 @@ def test_what_cannot_be_joined_says_so(con: duckdb.DuckDBPyConnection, text: str
     )
     with pytest.raises(duckdb.Error, match=words):
         joined(con, text)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
+@pytest.mark.parametrize("size", [1e-30, 1e-22, 1e19, 3e37])
+def test_vectors_of_any_size(con, metric, size):
+    if metric == "ip" and size > 1e18:
+        size = 1e18  # beyond it the scores themselves are beyond float32
+    X, Q = (anisotropic(n, D, seed) * np.float32(size) for n, seed in ((400, 1), (20, 2)))
+    X[:40:4] *= np.float32(1e-3)
+    given(con, "docs", X)
+    given(con, "queries", Q)
+    found = con.execute(
+        f"SELECT query_id, id, score FROM vec_knn_join('queries', 'docs', metric := '{metric}')"
+    ).fetchall()
+    for at, q in enumerate(Q):
+        sql = "SELECT id, score FROM vec_search('docs', $q, rerank := 'emb', ties := 'id', metric := $m)"
+        alone = con.execute(sql, {"q": q.tobytes(), "m": metric}).fetchall()
+        assert [(row, score) for query, row, score in found if query == at] == alone
+        wide, asked = X.astype(np.float64), q.astype(np.float64)
+        if metric == "l2":
+            true = -np.linalg.norm(wide - asked, axis=1)
+        else:
+            true = wide @ asked
+            true = true / np.linalg.norm(wide, axis=1) / np.linalg.norm(asked) if metric == "cosine" else true
+        np.testing.assert_allclose([score for _, score in alone], np.sort(true)[::-1][:10], rtol=1e-5, atol=1e-44)
+
+
+@pytest.mark.parametrize("key", ["VARCHAR", "INTEGER"])
+def test_queries_without_a_key_find_nothing_even_where_none_has_one(con, key):
+    given(con, "raw", anisotropic(30, D))
+    con.execute(f"CREATE TABLE docs AS SELECT *, (id % 2)::{key} AS tenant FROM raw")
+    con.execute(f"CREATE TABLE queries AS SELECT *, NULL::{key} AS tenant FROM raw LIMIT 3")
+    join = "FROM vec_knn_join('queries', 'docs', within := 'tenant')"
+    assert con.execute(join).fetchall() == []
+    con.execute("UPDATE queries SET tenant = 1 WHERE id = 2")
+    assert {row[0] for row in con.execute(join).fetchall()} == {2}
+
+
+@pytest.mark.parametrize("kind", ["FLOAT[]", f"FLOAT[{D}]", "DOUBLE[]", '"NULL"'])
+def test_queries_that_are_all_null_find_nothing(con, kind):
+    given(con, "docs", anisotropic(30, D))
+    con.execute(f"CREATE TABLE queries AS SELECT 1 AS id, NULL::{kind} AS emb")
+    assert con.execute("FROM vec_knn_join('queries', 'docs')").fetchall() == []

@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,7 +29,11 @@ _QUERY_ROWS = 1_024
 _PAIR_CELLS = 196_608
 """Numbers of one side of the pairs scored at once: copies that stay in cache; larger ones cost page faults."""
 _MANY = 8
-_HALF_ULP = 2.0**-24
+_EPS, _LEAST = float(np.finfo(np.float32).eps), float(np.finfo(np.float32).smallest_subnormal)
+_PLAIN = 1e-15, 1e15
+"""Lengths whose squares and products float32 holds, with digits to spare."""
+
+Scores = Float32 | Float64
 
 
 @dataclass(frozen=True)
@@ -146,46 +151,50 @@ class Candidates:
 
     def _near(self, X: Float32, norms: Float64, which: Places) -> tuple[Places, Places]:
         """Return pairs that may reach the bar, whatever rounding did to the product."""
-        everyone = len(which) == len(self.Q)
-        Q = self._scaled if everyone else self._scaled[which]
+        kind: Any = np.float64 if _odd(norms) or _odd(self._wide_norms[which]) else np.float32
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            scores = kernels.inner_products(Q, X)
-            unit = 2 * _HALF_ULP * (X.shape[1] + 8)
-            narrow = norms.astype(np.float32)
-            slack: Float32 | float
+            scores: Scores
+            slack: Scores | float
+            if kind is np.float32:
+                scores = kernels.inner_products(self._scaled if len(which) == len(self.Q) else self._scaled[which], X)
+            else:
+                lengths = self._wide_norms[which][:, None] if self.metric == "cosine" else 1.0
+                scores = (self.Q[which] / lengths) @ X.astype(np.float64).T
+            unit = _EPS * (X.shape[1] + 8)  # in float64 too: scores that are equal once rounded to float32 are ties
             if self.metric == "cosine":
-                scores *= np.float32(1) / np.where(narrow > 0, narrow, np.float32(np.nan))
+                scores *= (1 / np.where(norms > 0, norms, np.nan)).astype(kind)
                 slack = 2 * unit
             elif self.metric == "ip":
-                slack = np.float32(unit) * np.outer(self._wide_norms[which], norms).astype(np.float32)
+                slack = (unit * np.outer(self._wide_norms[which], norms) + _LEAST).astype(kind)
             else:  # minus the squared distance
                 both = self._wide_norms[which][:, None] ** 2 + norms**2
-                scores = (2.0 * scores - both).astype(np.float32)
-                slack = (4 * unit * both).astype(np.float32)
-            bar = self._bar(which)
+                scores = (2.0 * scores - both).astype(kind)
+                slack = (4 * unit * both).astype(kind)
+            bar = self._bar(which).astype(kind)
             if self.metric == "l2":
-                bar = -(bar * bar) * np.float32(1 + 1e-6)
+                bar = -(bar * bar) * kind(1 + 1e-6)
             return self._hits(scores, bar, slack)
 
-    def _hits(self, scores: Float32, bar: Float32, slack: Float32 | float) -> tuple[Places, Places]:
+    def _hits(self, scores: Scores, bar: Scores, slack: Scores | float) -> tuple[Places, Places]:
         """Return the pairs whose scores may reach the bar, if rounding took ``slack`` from them; overwrites scores.
 
         Where many rows would, the bar is raised to the block's own k-th best, less what rounding may have added.
         """
         n = scores.shape[1]
-        bar = np.maximum(bar, np.float32(np.finfo(np.float32).min))  # NaN and -inf are no scores
+        kind: Any = scores.dtype.type
+        bar = np.maximum(bar, kind(np.finfo(kind).min))  # NaN and -inf are no scores
         if isinstance(slack, float):
-            low = bar - np.float32(slack)
+            low = bar - kind(slack)
         else:
             scores += slack
             low = bar
         hit = scores >= low[:, None]
         many = np.flatnonzero(np.count_nonzero(hit, axis=1) > _MANY * self.k) if n > self.k else ()
         if len(many):
-            surely = scores[many] - (np.float32(slack) if isinstance(slack, float) else 2 * slack[many])
+            surely = scores[many] - (kind(slack) if isinstance(slack, float) else 2 * slack[many])
             np.copyto(surely, -np.inf, where=np.isnan(surely))
             raised = np.maximum(bar[many], np.partition(surely, n - self.k, axis=1)[:, n - self.k])
-            low = raised - np.float32(slack) if isinstance(slack, float) else raised
+            low = raised - kind(slack) if isinstance(slack, float) else raised
             hit[many] = scores[many] >= low[:, None]
         found = np.flatnonzero(hit)  # of few in many, found faster than by rows and columns
         queries = found // n
@@ -228,6 +237,12 @@ class Candidates:
             bar = self._best[which[queries]].min(axis=1)
         kept = scores >= bar
         return Pairs(rows[kept], which[queries[kept]], scores[kept])
+
+
+def _odd(norms: Float64) -> bool:
+    """Whether some lengths are so small or large that float32 may lose their products."""
+    low, high = _PLAIN
+    return bool((((norms < low) & (norms > 0)) | (norms > high)).any())
 
 
 def _first_copies(X: Float32, rank: Places, k: int) -> Places:

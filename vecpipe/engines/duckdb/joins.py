@@ -62,7 +62,7 @@ class Join:
 def scalars() -> Iterator[Scalar]:
     """Yield the functions; each call of them counts."""
     for name, arguments, returns, function in (
-        ("_vec_gather", "vectors, keys, places, model, k, metric", "VARCHAR", _gather),
+        ("_vec_gather", "vectors, keys, places, model, k, metric, within", "VARCHAR", _gather),
         ("_vec_offer", "handle, id, v, key", _OFFERED, _offer),
     ):
         yield Scalar(name, arguments, returns, "Behind vec_knn_join.", function, volatile=True)
@@ -74,16 +74,18 @@ def _whole_number(value: Any, least: int) -> int:
     return value
 
 
-def _gather(vectors: Any, keys: Any, places: Any, model: Any, k: Any, metric: Any) -> Any:
+def _gather(vectors: Any, keys: Any, places: Any, *settings: Any) -> Any:
     made: list[str | None] = []
-    for lists, texts, at, handle, kept, name in zip(
-        *map(flat_array, (vectors, keys, places)), model.to_pylist(), k.to_pylist(), metric.to_pylist(), strict=True
-    ):
+    columns = (*map(flat_array, (vectors, keys, places)), *(column.to_pylist() for column in settings))
+    for lists, texts, at, handle, kept, name, within in zip(*columns, strict=True):
         if not lists.is_valid:
             made.append(None)
             continue
         order = np.argsort(at.values.to_numpy())
         rows = to_rows(lists.values, column="vec_knn_join: emb of queries")
+        if rows.nulls == len(rows):
+            made.append(None)
+            continue
         if rows.valid is not None:
             rows.values[~rows.valid] = np.nan
         found = None if handle is None else handles.model_of(handle)
@@ -92,7 +94,7 @@ def _gather(vectors: Any, keys: Any, places: Any, model: Any, k: Any, metric: An
         wanted = _whole_number(kept, 1)
         with one_blas_thread():
             candidates = Candidates(rows.values[order], wanted, metric_named(name), found)
-        alone = texts.values.take(order) if texts.is_valid and texts.values.null_count < len(texts.values) else None
+        alone = texts.values.take(order) if within else None
         made.append(handles.keep_join(Join(candidates, alone), secrets.token_bytes(16), candidates.nbytes))
     return pa.array(made, pa.string())
 

@@ -55,7 +55,9 @@ class FloatFunction:
 def _write(api: Api, vector: int, values: Float32) -> None:
     count = len(values)
     array_at(api.vector_get_data(vector), count, "<f4")[:] = values
-    if math.isnan(values.dot(values)):  # the cheapest call that sees every NaN: squares make none
+    with np.errstate(over="ignore"):
+        some = math.isnan(values.dot(values))  # the cheapest call that sees every NaN: squares make none
+    if some:
         present: Mask = ~np.isnan(values)
         api.vector_ensure_validity_writable(vector)
         bits: NDArray[Any] = np.packbits(present, bitorder="little")
