@@ -35,8 +35,8 @@ bench: $(STAMP)  ## Measure speed against the peers, ratios in one run
 	$(BIN)/vecpipe bench polars
 	$(BIN)/vecpipe bench search
 
-docs: $(STAMP)  ## Write docs/reference.md and the results shown in README and docs
-	$(BIN)/python -m vecpipe.reference docs/reference.md
+docs: $(STAMP)  ## Write the reference pages and the results shown in README and docs
+	$(BIN)/python -m vecpipe.reference
 	$(BIN)/python tests/docs_blocks.py README.md docs/*.md
 
 clean:  ## Remove what the targets made

@@ -2,6 +2,7 @@
 
 -- Clusters of duplicates: ids that are connected through pairs with score >= threshold (connected components), for
 -- every id in the list. The cluster is its least id, the one with keep; a chain of near pairs joins rows that are not.
+-- Returns: id, cluster, size, keep
 CREATE OR REPLACE MACRO vec_duplicates(source, threshold := 0.95) AS TABLE
     WITH RECURSIVE _vec_list AS MATERIALIZED (FROM query_table(source)),
     _vec_pairs AS MATERIALIZED (
@@ -45,6 +46,8 @@ CREATE OR REPLACE MACRO vec_duplicates(source, threshold := 0.95) AS TABLE
 -- picks before it: every row lies within the last distance of a pick. Farthest-point sampling from the row nearest to
 -- the mean; the same rows whatever their order. Rows that equal a pick are left out.
 --   metric   cosine (distances are 1 - cosine) or l2
+--   id, emb  columns of ids and of vectors
+-- Returns: pick, id, distance
 CREATE OR REPLACE MACRO vec_diverse(source, k := 10, metric := 'cosine', id := 'id', emb := 'emb') AS TABLE
     SELECT f.pick, f.ids[f.chosen.position] AS id, f.chosen.distance AS distance
     FROM (SELECT g.ids, unnest(g.chosen) AS chosen, generate_subscripts(g.chosen, 1) AS pick

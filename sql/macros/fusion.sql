@@ -20,6 +20,7 @@ CREATE OR REPLACE MACRO _vec_worth(method, c, known, rank, score, low, high, mea
 --            zscore: scores less their mean, over their deviation; a missing row counts as the last, equal scores 0.
 --            dbsf: mean - 3 deviations becomes 0, mean + 3 becomes 1; a missing row counts 0, equal scores 0.5.
 -- Rows with the same score stand by their better rank, then by id.
+-- Returns: query_id, id, rank, score
 CREATE OR REPLACE MACRO vec_fuse(a, b, method := 'rrf', weight_a := 1, weight_b := 1, c := 60) AS TABLE
     WITH _vec_lists AS MATERIALIZED (
         SELECT 1 AS side, l.query_id, l.id, l.rank, l.score::DOUBLE AS score

@@ -3,6 +3,7 @@
 -- For each row of a table, the number of queries it is among the k nearest of (N_k), most first.
 --   docs   table that was searched: rows in no list count 0
 --   self   queries and docs are the same rows: the pair of a row with itself is left out, not counted as one of k
+-- Returns: id, occurrences
 CREATE OR REPLACE MACRO vec_k_occurrence(source, docs, k := 10, id := 'id', self := false) AS TABLE
     WITH _vec_held AS (
         SELECT l.id AS doc
@@ -20,6 +21,7 @@ CREATE OR REPLACE MACRO vec_k_occurrence(source, docs, k := 10, id := 'id', self
 -- (anti_hubs), share of the rows in at least twice as many lists as the mean (hubs) and share of all places they take
 -- (hub_places), Robin Hood index (the share of places to be taken from the rich to make all equal), and the 10 largest
 -- hubs. NULL where there is nothing to divide by.
+-- Returns: docs, k, mean_occurrences, skewness, anti_hubs, hubs, hub_places, robin_hood, top_hubs
 CREATE OR REPLACE MACRO vec_hubness(source, docs, k := 10, id := 'id', self := false) AS TABLE
     WITH _vec_n AS MATERIALIZED (
         SELECT o.id AS doc, o.occurrences AS n, avg(o.occurrences) OVER () AS mean
@@ -38,6 +40,7 @@ CREATE OR REPLACE MACRO vec_hubness(source, docs, k := 10, id := 'id', self := f
 
 -- How dense it is around each row of a k-NN join of a table with itself: mean score of its k nearest rows, score of the
 -- nearest and of the last of them, most lonely first. The pair of a row with itself is left out.
+-- Returns: id, density, nearest, farthest, neighbours
 CREATE OR REPLACE MACRO vec_density(source, k := 10) AS TABLE
     SELECT n.query_id AS id, avg(n.score ORDER BY n.rank) AS density, max(n.score) AS nearest, min(n.score) AS farthest,
            count(*) AS neighbours

@@ -7,5 +7,6 @@ CREATE OR REPLACE MACRO vec_index(name, source, model, emb := 'emb') AS
     _vec_index(name, source, model, emb);
 
 -- The indexes in memory: rows and bytes they hold, and the number of the last row they know of.
+-- Returns: name, source, spec, rows, bytes, last_row, cells
 CREATE OR REPLACE MACRO vec_indexes() AS TABLE
     SELECT unnest(_vec_indexes(NULL), recursive := true);

@@ -1,11 +1,12 @@
 -- The nearest rows of one table for each row of another.
 
--- For each row of queries its k nearest rows of docs: query_id, id, rank (from 1), score (larger is closer). Ties go to
--- the smaller id. Tables, views or CTEs by name; a filter on either side is a CTE. The queries are held in memory.
+-- For each row of queries its k nearest rows of docs, exactly; rank counts from 1, a larger score is closer, ties go to
+-- the smaller id. A filter on either side is a CTE. The queries are held in memory.
 --   id, emb  names of the columns of ids and of vectors, in both
 --   code     column of codes in docs, scored through the model, instead of its vectors
 --   within   column in both whose values must be equal, as text: the nearest rows of the same tenant, language, day
 --   self     queries and docs are the same rows: a row does not find itself
+-- Returns: query_id, id, rank, score
 CREATE OR REPLACE MACRO vec_knn_join(
     queries, docs, k := 10, id := 'id', emb := 'emb', code := NULL, model := NULL, metric := 'cosine',
     within := NULL, self := false

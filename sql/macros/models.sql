@@ -1,6 +1,7 @@
 -- Models by name, in the caller's own transaction: 'name' is its newest version, 'name@3' is version 3.
 
 -- All models, newest version of each name first.
+-- Returns: name, version, spec, input_dim, output_type, bytes_per_vector, fitted_rows, created_at, hash, current
 CREATE OR REPLACE MACRO vec_models() AS TABLE
     SELECT name, version, spec, input_dim, output_type, bytes_per_vector, fitted_rows, created_at, hash,
            version = max(version) OVER (PARTITION BY name) AS current
@@ -48,7 +49,7 @@ CREATE OR REPLACE MACRO _vec_model_side(model) AS (
 CREATE OR REPLACE MACRO vec_transform(model, v, on_invalid := 'error') AS
     _vec_transform(_vec_model_side(model), v, on_invalid);
 
--- The code of a vector.
+-- The code of a vector, by the newest version of a model that the transaction sees.
 CREATE OR REPLACE MACRO vec_encode(model, v, on_invalid := 'error') AS
     _vec_encode(_vec_model(model), v, on_invalid);
 

@@ -55,6 +55,7 @@ CREATE OR REPLACE MACRO _vec_positive(value, what) AS
 
 -- Inverted softmax: exp(beta * score) over its sum for the same row over the bank's queries, as natural logarithm.
 -- Smith et al. 2017. Pulls down rows that many queries of the bank are near to.
+-- Returns: query_id, id, rank, score
 CREATE OR REPLACE MACRO vec_inverted_softmax(source, bank, beta := 20) AS TABLE
     WITH _vec_list AS MATERIALIZED (FROM query_table(source)), _vec_bank AS MATERIALIZED (FROM query_table(bank))
     SELECT r.query_id, r.id,
@@ -70,6 +71,7 @@ CREATE OR REPLACE MACRO vec_inverted_softmax(source, bank, beta := 20) AS TABLE
 -- QB-Norm: the inverted softmax for queries whose best row is among the k best of some query of the bank; other
 -- queries keep their scores, so that scores compare within a query only. Bogolin et al. 2022. The bank must not hold
 -- the queries themselves.
+-- Returns: query_id, id, rank, score
 CREATE OR REPLACE MACRO vec_querybank_norm(source, bank, beta := 20, k := 1) AS TABLE
     WITH _vec_list AS MATERIALIZED (FROM query_table(source)), _vec_bank AS MATERIALIZED (FROM query_table(bank))
     SELECT r.query_id, r.id,
@@ -89,6 +91,7 @@ CREATE OR REPLACE MACRO vec_querybank_norm(source, bank, beta := 20, k := 1) AS 
 -- those that are searched (lists of those rows against the same table, without their own row), as natural logarithm.
 -- Wang et al. 2023. With k, a factor counts only for queries that its bank activates, as in QB-Norm; a query that
 -- neither activates keeps its scores.
+-- Returns: query_id, id, rank, score
 CREATE OR REPLACE MACRO vec_dualbank_norm(
     source, query_bank, doc_bank, beta_query := 20, beta_doc := 20, k := NULL
 ) AS TABLE
@@ -117,6 +120,7 @@ CREATE OR REPLACE MACRO vec_dualbank_norm(
 -- CSLS: 2 * score - mean score of the query with its k nearest rows - mean score of the row with its k nearest queries
 -- of the bank, by default the list itself. Conneau et al. 2018; made for cosines. Corrects both sides, so that scores
 -- compare across queries.
+-- Returns: query_id, id, rank, score
 CREATE OR REPLACE MACRO vec_csls(source, bank := NULL, k := 10) AS TABLE
     WITH _vec_list AS MATERIALIZED (
         SELECT l.query_id, l.id, l.score::DOUBLE AS score FROM query_table(source) AS l WHERE NOT isnan(l.score)

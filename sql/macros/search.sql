@@ -4,8 +4,8 @@
 CREATE OR REPLACE MACRO _vec_query(wanted, q, metric) AS
     _vec_prepare(wanted, q, metric, txid_current());
 
--- A short handle for a query carried through a model; NULL as the model for searching raw vectors.
--- The model must be committed: the handle is made while the statement is planned.
+-- A short handle for a query carried through a model; NULL as the model for searching raw vectors. The model must be
+-- committed: the handle is made while the statement is planned.
 CREATE OR REPLACE MACRO vec_query(model, q, metric := 'cosine') AS
     _vec_query(model, q, metric);
 
@@ -45,7 +45,9 @@ CREATE OR REPLACE MACRO _vec_numbered(source) AS
 --   index   name of a resident index (vec_index) of the table; rerank then names the column it was made of
 --   ties    column that orders rows of the same score; without it their order is not defined
 -- With rerank alone the search is exact. Rows without a score (NULL, no direction) are never returned. A column of
--- the table that is called score gives way to the score. Arguments go by name.
+-- the table that is called score gives way to the score. All arguments but the first two go by name.
+-- Returns: the columns of the table, and `score`
+--
 -- One way for each set of arguments: every part that a search does not need would still be planned each time. No two
 -- take as many arguments and none has a type: DuckDB would tell them apart by types too, but binds the arguments to do
 -- so, and a column of a LATERAL join cannot be bound twice. The window before an exact score gathers the candidates:

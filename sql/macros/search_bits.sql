@@ -3,6 +3,7 @@
 --   bits    column of codes of a model that ends in binary, as BIT (faster) or BLOB
 --   model   that model
 --   rerank  column of raw vectors
+-- Returns: the columns of the table, and `score`
 CREATE OR REPLACE MACRO vec_search_bits(
     source, q, bits, rerank, model, k := 10, oversample := 32, metric := 'cosine'
 ) AS TABLE

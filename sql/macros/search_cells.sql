@@ -13,6 +13,7 @@ CREATE OR REPLACE MACRO vec_probe(model, q, nprobe := 16) AS
 --   model          the model that the cells come from
 -- Sizes count all rows; moved (share of rows whose nearest cell is another than the stored one) and distance (mean of
 -- one minus the cosine to the nearest centroid) speak of a sample of 20,000. Imbalance is 1 for cells of the same size.
+-- Returns: rows, without_cell, cells, filled, largest, imbalance, fit_imbalance, moved, distance, fit_distance, advice
 CREATE OR REPLACE MACRO vec_cells_report(source, cell, vectors, model) AS TABLE
     WITH _vec_sizes AS (
         SELECT _vec_cell, count(*) AS _vec_size
@@ -63,6 +64,7 @@ CREATE OR REPLACE MACRO vec_cells_report(source, cell, vectors, model) AS TABLE
 -- worst query, and the median time of a search. Sees committed tables and views, not the names of a WITH clause.
 --   queries, q  a table of queries and its column of vectors; vectors is the column of raw vectors of the table
 --   the others  as in vec_search, or in vec_search_bits where bits is given
+-- Returns: queries, k, recall, low, high, worst, search_ms
 CREATE OR REPLACE MACRO vec_recall(
     source, queries, vectors, q := NULL, model := NULL, code := NULL, bits := NULL, rerank := NULL, cell := NULL,
     index := NULL, ties := NULL, nprobe := 16, k := 10, oversample := NULL, metric := 'cosine', sample := 200

@@ -4,6 +4,7 @@
 --   code    column of codes, scored through the model. Alone: rows whose estimated score reaches the bound.
 --   margin  with code and rerank: rows that score at least min_score - margin by code are scored exactly. No row below
 --           the bound comes; missed are those whose code scores more than margin below the vector itself.
+-- Returns: the columns of the table, and `score`
 CREATE OR REPLACE MACRO vec_search_range
 -- exact
 (source, q, min_score, rerank, metric := 'cosine') AS TABLE (

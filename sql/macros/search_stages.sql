@@ -35,6 +35,7 @@ CREATE OR REPLACE MACRO _vec_search_stages(source, q, stages, models, k, oversam
 --   oversample  how many times k rows go on to the second stage, and how many to the third
 --   cell        column of cells: only rows of the nprobe cells nearest to q are looked at. They are cells of the model of
 --               the finer codes, or of a third one in models
+-- Returns: the columns of the table, and `score`
 CREATE OR REPLACE MACRO vec_search_stages
 -- over all rows
 (source, q, stages, models, k := 10, oversample := [32, 4], metric := 'cosine') AS TABLE (

@@ -29,6 +29,7 @@ CREATE OR REPLACE MACRO _vec_weighted(source, labels, k, weight, tau, id, label)
 --   weight   of a vote: uniform, score (negative ones count 0), softmax (exp(score / tau), Wu et al. 2018) or distance
 --            (one over the distance, for metric l2; a neighbour at distance 0 decides alone)
 -- Of labels with the same weight, the one of the nearest neighbour wins, then the least.
+-- Returns: query_id, label, share, votes
 CREATE OR REPLACE MACRO vec_knn_vote(
     source, labels, k := NULL, weight := 'uniform', tau := 0.07, id := 'id', label := 'label'
 ) AS TABLE
@@ -42,6 +43,7 @@ CREATE OR REPLACE MACRO vec_knn_vote(
 
 -- The weighted mean of a number that the neighbours of a query have, its deviation among them and their number.
 --   labels, weight   as in vec_knn_vote; label names the column of numbers
+-- Returns: query_id, value, deviation, neighbours
 CREATE OR REPLACE MACRO vec_knn_mean(
     source, labels, k := NULL, weight := 'uniform', tau := 0.07, id := 'id', label := 'label'
 ) AS TABLE

@@ -99,7 +99,15 @@ def _from_operator(cls: type[Operator]) -> Scalar:
             return to_codes(step.encode(rows.values), valid)
         return _finite_vectors(step.apply(rows.values), valid)
 
-    return Scalar(name, ", ".join(names), returns, help_text, apply)
+    return Scalar(name, operator_arguments(cls), returns, help_text, apply)
+
+
+def operator_arguments(cls: type[Operator]) -> str:
+    """Return the arguments of a stateless operator's function, those that may be left out in brackets."""
+    declared = parameters(cls)
+    required = ", ".join(["v", *(p.name for p in declared if p.required)])
+    optional = [p.name for p in declared if not p.required]
+    return required + "".join(f" [, {name}" for name in optional) + "]" * len(optional)
 
 
 def _and(a: Mask | None, b: Mask) -> Mask | None:

@@ -57,7 +57,10 @@ def procedures(open_cursor: OpenCursor, newest: catalog.Newest) -> Iterator[Scal
         "vec_fit_query",
         "name, spec, sql [, queries_sql]",
         _FIT_RETURNS,
-        "Fit a spec from what a query returns (a column called weight weighs the rows) and store the model.",
+        "Fit a spec from what a query returns (a column called weight weighs the rows) and store the model. It "
+        "runs in a transaction of its own and commits: it reads committed rows only, and a transaction that is open "
+        "neither sees the model nor rolls it back. INSERT INTO vecpipe.models ... SELECT vec_fit(...) takes part in "
+        "the transaction.",
         _fit(open_cursor),
         volatile=True,
     )
