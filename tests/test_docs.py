@@ -31,6 +31,9 @@ def test_python_blocks_of_the_page_on_lancedb_run(tmp_path: Path, monkeypatch: p
 
 @pytest.mark.parametrize("name", GENERATED)
 def test_generated_page_is_what_the_code_says(name: str) -> None:
+    if name == "python":
+        pytest.importorskip("polars")
+        pytest.importorskip("lancedb")
     assert (ROOT / "docs" / f"{name}.md").read_text() == GENERATED[name](), "run `make docs`"
 
 

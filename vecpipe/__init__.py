@@ -13,7 +13,9 @@ from vecpipe.errors import (
     ResumeError,
     SpecError,
     VecpipeError,
+    WhiteningWarning,
 )
+from vecpipe.faiss_strings import from_faiss, to_faiss
 from vecpipe.fitting import fit
 from vecpipe.pipeline import Model, fit_sketch
 from vecpipe.sketch import Sketch
@@ -33,11 +35,14 @@ __all__ = [
     "Sketch",
     "SpecError",
     "VecpipeError",
+    "WhiteningWarning",
     "__version__",
     "connect",
     "fit",
     "fit_sketch",
+    "from_faiss",
     "load_model",
     "register",
     "save_model",
+    "to_faiss",
 ]
