@@ -103,6 +103,16 @@ def _no_database() -> NoReturn:
 
 def _functions() -> Iterator[str]:
     shown = sorted(entries(), key=lambda entry: entry.name)
+    yield ""
+    for section in (_MODELS, _SEARCH, _NEIGHBOURS):
+        links = ", ".join(f"[{entry.name}](#{entry.name})" for entry in shown if entry.section == section)
+        yield f"- **[{section}](#{section.lower()})**: {links}"
+    for section, about in (
+        (_VECTORS, "single vectors"),
+        ("Aggregates", "groups of rows"),
+        ("Operators", "steps of a spec"),
+    ):
+        yield f"- **[{section}](#{section.lower()})**: {about}"
     for section in (_MODELS, _SEARCH, _NEIGHBOURS):
         yield from ("", f"## {section}")
         for entry in shown:

@@ -57,7 +57,8 @@ def procedures(open_cursor: OpenCursor, newest: catalog.Newest) -> Iterator[Scal
         "vec_fit_query",
         "name, spec, sql [, queries_sql]",
         _FIT_RETURNS,
-        "Fit a spec from what a query returns (a column called weight weighs the rows) and store the model. It "
+        "Fit a spec from what a query returns (a column called weight weighs the rows) and store the model; "
+        "queries_sql returns a sample of queries, for steps that are fitted to them too. It "
         "runs in a transaction of its own and commits: it reads committed rows only, and a transaction that is open "
         "neither sees the model nor rolls it back. INSERT INTO vecpipe.models ... SELECT vec_fit(...) takes part in "
         "the transaction.",
