@@ -50,9 +50,9 @@ own; `vecpipe operators NAME` explains an operator in a terminal.
 
 An argument `name := value` may be left out and is given by name; one in brackets may be left out and is given by
 position; any other argument of a macro may be given either way. Tables and columns are named by text, and a table may
-be a view or CTE. A `model` is the name of one in `vecpipe.models`: its newest version. A `metric` is `cosine`, `ip`
-(inner product) or `l2` (minus the distance). `on_invalid := 'null'` gives NULL for a row that would otherwise be an
-error."""
+be a view or CTE. A `model` is the name of one in `vecpipe.models`, `docs` for its newest version or `docs@3` for
+version 3. A `metric` is `cosine`, `ip` (inner product) or `l2` (minus the distance). `on_invalid := 'null'` gives
+NULL for a row that would otherwise be an error."""
 _VERSION = Help("Version of vecpipe, and a digest of the macros that this database holds.")
 
 
