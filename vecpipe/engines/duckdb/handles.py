@@ -7,7 +7,6 @@ the same model share it. Bounded; what has been pushed out is an error that says
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 import threading
 from collections import OrderedDict
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from vecpipe import settings
 from vecpipe.arrays import Float32, Mask, Rows, check_width, nonfinite_rows, not_finite, to_rows
 from vecpipe.errors import InputError, ModelNotFoundError
 from vecpipe.pipeline import Model
@@ -34,7 +34,7 @@ class _Shelf(Generic[Item]):
     process, so that a handle another process made is unknown here.
     """
 
-    def __init__(self, kind: str, limit: int) -> None:
+    def __init__(self, kind: str, limit: settings.ByteLimit) -> None:
         self._prefix = kind + secrets.token_hex(2)
         self._limit = limit
         self._count = 0
@@ -49,6 +49,7 @@ class _Shelf(Generic[Item]):
             return self._handles.get(content)
 
     def put(self, content: bytes, item: Item, size: int) -> str:
+        limit = self._limit.read()
         with self._lock:
             known = self._handles.get(content)
             if known is not None:
@@ -58,7 +59,7 @@ class _Shelf(Generic[Item]):
             self._handles[content] = handle
             self._items[handle] = (item, size, content)
             self._size += size
-            while self._size > self._limit and len(self._items) > 1:
+            while self._size > limit and len(self._items) > 1:
                 _, (_, freed, dropped) = self._items.popitem(last=False)
                 self._size -= freed
                 del self._handles[dropped]
@@ -73,13 +74,9 @@ class _Shelf(Generic[Item]):
             return found[0]
 
 
-def _limit(variable: str, default: int) -> int:
-    return int(os.environ.get(variable, default))
-
-
-_MODELS: _Shelf[Model] = _Shelf("m", _limit("VECPIPE_MODEL_CACHE_BYTES", 4 << 30))
-_QUERIES: _Shelf[Query] = _Shelf("q", _limit("VECPIPE_QUERY_CACHE_BYTES", 512 << 20))
-_JOINS: _Shelf[Any] = _Shelf("j", _limit("VECPIPE_JOIN_CACHE_BYTES", 1 << 30))
+_MODELS: _Shelf[Model] = _Shelf("m", settings.MODEL_CACHE)
+_QUERIES: _Shelf[Query] = _Shelf("q", settings.QUERY_CACHE)
+_JOINS: _Shelf[Any] = _Shelf("j", settings.JOIN_CACHE)
 
 
 NO_MODEL = "codes cannot be scored without the model that wrote them; pass model := 'name'"

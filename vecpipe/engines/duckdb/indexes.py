@@ -29,6 +29,7 @@ from vecpipe.errors import CapabilityError, EngineError, InputError, ModelFormat
 from vecpipe.kernels import one_blas_thread
 from vecpipe.ordered import in_order
 from vecpipe.search.index import Index, Places, has_cells, marks_of
+from vecpipe.settings import INDEXES
 from vecpipe.sources import open_source
 
 OpenCursor = Callable[[], duckdb.DuckDBPyConnection]
@@ -192,7 +193,7 @@ class Indexes:
             self._held[name] = found
 
     def _refuse_too_much(self, name: str, size: int) -> None:
-        limit = int(os.environ.get("VECPIPE_INDEX_BYTES", 8 << 30))
+        limit = INDEXES.read()
         others = sum(held.index.nbytes for other, held in self._held.items() if other != name)
         if size + others > limit:
             raise EngineError(
