@@ -22,6 +22,7 @@ _NEWEST = f"SELECT arg_max(model, version), max(version) {_NAMED}"
 _HEADS = f"SELECT version, array_slice(model, 1, {handles.HEAD_BYTES}) {_NAMED}"
 _NEWEST_HASH = "SELECT version, hash FROM vecpipe.models WHERE name = $1 ORDER BY version DESC LIMIT 1"
 _INSERT = "INSERT INTO vecpipe.models (name, model) VALUES ($1, $2) RETURNING version"
+_MISSING = re.compile(r"Catalog Error: Table with name (\S+) does not exist")
 _NAMES = "SELECT DISTINCT name FROM vecpipe.models ORDER BY name"
 
 
@@ -129,10 +130,16 @@ def run(con: duckdb.DuckDBPyConnection, sql: str, parameters: list[Any] | dict[s
     try:
         return con.execute(sql, parameters) if parameters is not None else con.execute(sql)
     except duckdb.CatalogException as error:
-        if "models" in str(error):
+        if _names_the_catalog(str(error), sql):
             raise EngineError(
                 f"{error}\nin: {sql}\nCall vecpipe.register(con) first: it creates the catalog"
             ) from error
         raise EngineError(f"{error}\nin: {sql}") from error
     except duckdb.Error as error:
         raise EngineError(f"{error}\nin: {sql}") from error
+
+
+def _names_the_catalog(refused: str, sql: str) -> bool:
+    """Whether it is the catalog's own table that is missing: DuckDB names the schema where that is missing too."""
+    found = _MISSING.match(refused)
+    return found is not None and (found[1] == '"vecpipe.models"' or (found[1] == "models" and "vecpipe.models" in sql))
