@@ -44,7 +44,7 @@ def search(
     """Show the rows of TABLE in the database DB that are nearest to a query.
 
     \b
-    vecpipe search demo.duckdb docs --model pca --code code_pca --rerank emb --query-text 'split a string'
+    vecpipe search demo.duckdb docs --model small --code code_small --rerank emb --query-text 'split a string'
     vecpipe search docs.duckdb docs --rerank emb --query-id 42 -k 5
     vecpipe search docs.duckdb docs --model docs --code code --query-vector @query.json
     """
