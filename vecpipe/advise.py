@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import duckdb
 import numpy as np
 
 from vecpipe.errors import FitError, InputError, VecpipeError
@@ -14,7 +15,7 @@ from vecpipe.fitting import sketch_source
 from vecpipe.operators import registry
 from vecpipe.scoring import METRICS, Metric
 from vecpipe.sketch import Sketch
-from vecpipe.sources import open_source
+from vecpipe.sources import open_source, table_query
 
 SAMPLE_ROWS = 20_000
 HELD_OUT = 500
@@ -84,6 +85,8 @@ def advise(
         raise InputError(f"bytes is {bytes_per_vector}; expected at least 1")
     if metric not in METRICS:
         raise InputError(f"metric is {metric!r}; expected one of {', '.join(METRICS)}")
+    if query is not None and isinstance(source, duckdb.DuckDBPyConnection):
+        query = table_query(source, query, (column,))
     collection, unit = _collection(sketch_source(open_source(source, query), column=column), metric)
     specs = list(candidates(collection.docs.shape[1], bytes_per_vector, normalise=metric == "cosine" and not unit))
     tried = []
