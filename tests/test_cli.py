@@ -136,6 +136,7 @@ def test_fit_says_what_is_missing(docs, db):
     assert "for DuckDB sources" in misused("fit", docs, "pca(4)", "--table", "docs", "--out", "m")
     assert "did you mean pca" in fails("fit", docs, "pcaa(4)", "--out", "m")
     assert "cannot keep 99" in fails("fit", docs, "pca(99)", "--out", "m", "--progress", "none")
+    assert "no such database" in fails("fit", "none.duckdb", "pca(4)", "--table", "docs", "--out", "m")
     assert "no such file" in fails("fit", "none.parquet", "pca(4)", "--out", "m")
 
 
