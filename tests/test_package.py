@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import vecpipe
+from vecpipe import errors
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path(vecpipe.__file__).parent
@@ -77,6 +78,11 @@ def test_public_names_are_sorted_and_all_of_them_are_listed():
         name for name in vars(vecpipe) if not name.startswith("_") and not inspect.ismodule(getattr(vecpipe, name))
     }
     assert public - {"annotations"} <= set(vecpipe.__all__)
+
+
+def test_every_error_and_warning_can_be_imported_from_the_package():
+    there = {name for name, thing in vars(errors).items() if inspect.isclass(thing) and issubclass(thing, Exception)}
+    assert there <= set(vecpipe.__all__)
 
 
 @pytest.mark.parametrize("name", modules())
