@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import vecpipe
-from vecpipe import errors
+from vecpipe import doctor, errors
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path(vecpipe.__file__).parent
@@ -130,6 +130,17 @@ def test_the_package_is_typed_and_its_promises_about_dependencies_hold():
     core = {re.split(r"[<>=~ \[]", line)[0] for line in PROJECT["project"]["dependencies"]}
     assert core == {"numpy", "pyarrow", "duckdb", "safetensors", "numkong", "threadpoolctl", "click", "rich"}
     assert PROJECT["project"]["requires-python"] == ">=3.11"
+
+
+def test_every_extra_brings_what_some_code_imports_and_the_doctor_looks_for():
+    imported_as = {"pylance": "lance", "scikit-learn": "sklearn", "faiss-cpu": "faiss"}
+    extras = {name: wanted for name, wanted in PROJECT["project"]["optional-dependencies"].items() if name != "dev"}
+    brought = {re.split(r"[<>=~ \[]", line)[0] for wanted in extras.values() for line in wanted}
+    code = "\n".join(path.read_text() for folder in (PACKAGE, ROOT / "tests") for path in folder.rglob("*.py"))
+    for name in brought:
+        module = imported_as.get(name, name.replace("-", "_"))
+        assert re.search(rf"(?m)^ *(?:import|from) {module}\b", code), f"nothing imports {module}"
+    assert set(doctor._EXTRAS) == brought
 
 
 def test_a_wheel_holds_the_sql_and_the_type_marker(tmp_path):
