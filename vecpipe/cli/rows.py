@@ -164,7 +164,9 @@ def _writing(path: Path, action: Any) -> None:
 @click.option("--overwrite", is_flag=True, help="Replace a target that is there.")
 @click.option("--restart", is_flag=True, help="Throw away what an interrupted run has left.")
 @click.option("--part-rows", type=click.IntRange(1), help="Rows an interruption costs at most.  [default: 64 MB worth]")
-@click.option("--threads", type=click.IntRange(1, 256), help="Threads that compute.  [default: as many as processors]")
+@click.option(
+    "--threads", type=click.IntRange(1, 256), help="Threads that compute.  [default: as many as processors, at most 8]"
+)
 @progress_option
 def apply(
     source: Path,

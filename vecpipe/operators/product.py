@@ -6,7 +6,6 @@ then one word of 256 to whatever reads the code. Training and nearest words are 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from vecpipe.operators.kmeans import assign, kmeans, nearest, refine
 from vecpipe.operators.linear import keeps_lengths, principal_axes, rows_f32
 from vecpipe.operators.lut import ByteTables, look_up
 from vecpipe.operators.parameters import param
+from vecpipe.ordered import thread_count
 
 TRAINING_ROWS = 32_768
 """Rows that a codebook of 256 words is trained on, at most."""
@@ -49,8 +49,8 @@ def training_rows(data: FitData) -> tuple[Float32, Float64]:
 
 
 def _each(work: Callable[[Item], Result], items: list[Item]) -> list[Result]:
-    """Map over the processors, BLAS at one thread: the results do not depend on how many there are."""
-    with one_blas_thread(), ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+    """Map in several threads, BLAS at one: the results do not depend on how many there are."""
+    with one_blas_thread(), ThreadPoolExecutor(thread_count()) as pool:
         return list(pool.map(work, items))
 
 
