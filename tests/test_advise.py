@@ -63,7 +63,6 @@ def test_a_target_out_of_reach_is_said_to_be(rows: np.ndarray) -> None:
     [
         ({"recall": 0.0}, "recall is 0.0"),
         ({"bytes_per_vector": 0}, "bytes is 0"),
-        ({"metric": "dot"}, "metric is 'dot'"),
     ],
 )
 def test_bad_targets_are_refused(rows: np.ndarray, given: dict[str, object], reason: str) -> None:

@@ -17,7 +17,7 @@ import vecpipe.lancedb as vl
 from vecpipe.engines.lancedb.catalog import load_model, save_model
 from vecpipe.engines.lancedb.search import search, search_async
 from vecpipe.engines.lancedb.snapshots import forget, snapshot
-from vecpipe.errors import CapabilityError, EngineError, InputError, ModelNotFoundError
+from vecpipe.errors import CapabilityError, EngineError, InputError, ModelNotFoundError, SpecError
 from vecpipe.metrics.retrieval import nearest
 
 
@@ -182,7 +182,7 @@ def test_an_unmarked_column_is_searched_with_a_model_that_is_given_only(db, docs
         ({"column": "code", "k": 0}, InputError, "k is 0; expected at least 1"),
         ({"column": "code", "oversample": 0}, InputError, "oversample is 0"),
         ({"column": "code", "shortlist": -1}, InputError, "shortlist is -1"),
-        ({"column": "code", "metric": "dot"}, InputError, "expected one of cosine, ip, l2"),
+        ({"column": "code", "metric": "dot"}, SpecError, "expected one of cosine, ip, l2"),
         ({"column": "code", "where": "nothing = 1"}, EngineError, "filter='nothing = 1'"),
         ({"column": "small", "where": "nothing = 1"}, EngineError, "filter='nothing = 1'"),
         ({"column": "code", "model": "nobody"}, ModelNotFoundError, "no model is named 'nobody'"),

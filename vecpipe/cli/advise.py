@@ -9,6 +9,7 @@ import click
 
 from vecpipe.cli.output import console
 from vecpipe.cli.output import table as make_table
+from vecpipe.scoring import METRICS, metric_named
 
 
 @click.command(short_help="Try specs on your own vectors and name the one to use.")
@@ -18,7 +19,7 @@ from vecpipe.cli.output import table as make_table
 @click.option("--column", help="Column of the vectors; needed where several hold lists.")
 @click.option("--target", help="recall=0.95: the smallest codes that find this share of the exact 10 nearest.")
 @click.option("--budget", help="bytes=64: the best codes of at most this many bytes.")
-@click.option("--metric", default="cosine", show_default=True, type=click.Choice(["cosine", "ip", "l2"]))
+@click.option("--metric", default="cosine", show_default=True, type=click.Choice(METRICS))
 def advise(
     source: Path,
     table: str | None,
@@ -38,7 +39,6 @@ def advise(
     from vecpipe.advise import advise as find
     from vecpipe.cli.common import database, inside_database
     from vecpipe.engines.duckdb.identifiers import quoted_table
-    from vecpipe.scoring import metric_named
 
     recall = _value(target, "recall", "--target")
     size = _value(budget, "bytes", "--budget")
