@@ -8,6 +8,7 @@ import importlib.util
 import inspect
 import pkgutil
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -141,6 +142,28 @@ def test_every_extra_brings_what_some_code_imports_and_the_doctor_looks_for():
         module = imported_as.get(name, name.replace("-", "_"))
         assert re.search(rf"(?m)^ *(?:import|from) {module}\b", code), f"nothing imports {module}"
     assert set(doctor._EXTRAS) == brought
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make on this system")
+def test_make_demo_installs_no_more_than_the_package_and_make_test_adds_what_is_missing(tmp_path):
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / ".venv").mkdir()
+
+    def installs(target: str) -> list[str]:
+        done = subprocess.run(["make", "-n", target], cwd=tmp_path, capture_output=True, text=True, check=True)
+        return [line.partition(" install ")[2] for line in done.stdout.splitlines() if " install " in line]
+
+    assert len(installs("demo")) == 2
+    assert "dev" not in "".join(installs("demo"))
+    first = installs("test")
+    assert first[:2] == installs("demo")
+    assert "[dev]" in first[2]
+    (tmp_path / ".venv" / ".light").touch()
+    assert installs("demo") == []
+    assert installs("test") == first[2:]
+    (tmp_path / ".venv" / ".ready").touch()
+    assert installs("demo") == installs("test") == installs("lint") == []
 
 
 def test_a_wheel_holds_the_sql_and_the_type_marker(tmp_path):
