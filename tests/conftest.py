@@ -67,10 +67,11 @@ def docs(con: duckdb.DuckDBPyConnection, X: npt.NDArray[np.float32]) -> duckdb.D
 
 
 @pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """The folder of real embeddings: the one named by VECPIPE_DATA, or a data folder beside the checkout."""
-    beside = Path(__file__).resolve().parents[1].parent / "shared" / "data"
-    folder = Path(os.environ.get("VECPIPE_DATA", beside))
-    if not folder.is_dir():
-        pytest.skip("no data folder; set VECPIPE_DATA to one")
+def real_data() -> Path:
+    """The folder of real embeddings that ``VECPIPE_DATA`` names: ``<set>/docs.parquet``, ``<set>/queries.parquet``."""
+    named = os.environ.get("VECPIPE_DATA")
+    if not named:
+        pytest.skip("real embeddings are not part of the project; set VECPIPE_DATA to a folder of them")
+    folder = Path(named)
+    assert folder.is_dir(), f"VECPIPE_DATA is {named}, which is no folder"
     return folder

@@ -364,8 +364,8 @@ def test_codes_of_an_uncommitted_version_are_not_scored_with_the_version_before(
     np.testing.assert_allclose([score for _, score in found], np.sort(scores)[::-1][:10], rtol=1e-5)
 
 
-def test_real_codes_find_what_exact_search_finds(con, shared_data):
-    con.execute(f"CREATE TABLE docs AS FROM '{shared_data}/scifact/docs.parquet' LIMIT 3000")
+def test_real_codes_find_what_exact_search_finds(con, real_data):
+    con.execute(f"CREATE TABLE docs AS FROM '{real_data}/scifact/docs.parquet' LIMIT 3000")
     column = next(row[0] for row in con.execute("DESCRIBE docs").fetchall() if row[1].startswith("FLOAT["))
     con.execute(f"ALTER TABLE docs RENAME {column} TO emb")
     key = next(row[0] for row in con.execute("DESCRIBE docs").fetchall() if row[1] == "BIGINT")

@@ -65,13 +65,13 @@ def test_the_examples_of_the_docstrings_run():
 
 
 @pytest.fixture(scope="module")
-def scifact(shared_data):
+def scifact(real_data):
     def matrix(name):
-        column = pq.read_table(shared_data / "scifact" / name, columns=["emb"]).column(0).combine_chunks()
+        column = pq.read_table(real_data / "scifact" / name, columns=["emb"]).column(0).combine_chunks()
         flat = column.flatten().to_numpy(zero_copy_only=False).astype(np.float32)
         return np.ascontiguousarray(flat.reshape(len(column), -1))
 
-    if not (shared_data / "scifact" / "docs.parquet").exists():
+    if not (real_data / "scifact" / "docs.parquet").exists():
         pytest.skip("no scifact in the data folder")
     return matrix("docs.parquet"), matrix("queries.parquet")[:300]
 
