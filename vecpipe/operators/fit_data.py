@@ -101,6 +101,15 @@ class FitData:
         queries = None if self.queries is None else self.queries.after(step, of_queries=True)
         return FitData(step.output_dim(self.dim), self.count, carried, moments, queries, mean)
 
+    def training_rows(self, most: int) -> tuple[Float32, Float64]:
+        """Return at most so many sample rows, and their weights with mean 1.
+
+        The sample is ordered by a hash of the rows: its first rows are a uniform choice.
+        """
+        rows, weights = self.rows[:most], self.weights[:most]
+        mean = float(weights.mean())
+        return rows, weights / mean if mean > 0 else np.ones(len(rows))
+
     def quantiles(self, levels: Iterable[float]) -> Float64:
         """Return weighted per-dimension quantiles of the sample, ``(len(levels), d)``.
 
