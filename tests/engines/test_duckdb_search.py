@@ -65,8 +65,14 @@ def test_search_by_code_ranks_as_the_model_scores(coded, X, name, metric):
     model = vecpipe.load_model(coded, name)
     found = search(coded, more=f"model := '{name}', code := 'code', k := 20, metric := '{metric}'")
     scores = model.score(model.prepare(Q[None], metric), model.encode(X)[0])[0]
-    assert sorted(row for row, _ in found) == sorted(best(scores, 20)) or "bits" in name
-    np.testing.assert_allclose([score for _, score in found], np.sort(scores)[::-1][:20], rtol=1e-4, atol=1e-4)
+    rows = [row for row, _ in found]
+    assert len(set(rows)) == 20
+    np.testing.assert_allclose([score for _, score in found], scores[rows], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(scores[rows], np.sort(scores)[::-1][:20], rtol=1e-4, atol=1e-4)
+    if name == "bits":  # rows of the same 12 bits tie, and any of those at the end may be the twentieth
+        assert set(np.flatnonzero(scores > scores[rows].min() + 1e-4)) <= set(rows)
+    else:
+        assert set(rows) == set(best(scores, 20))
 
 
 @pytest.mark.parametrize("metric", METRICS)
