@@ -40,7 +40,7 @@ class OSQ(Codec):
 
     name = "osq"
     source = "Oakley, Ferhatosmanoglu 2025 (SQUASH); Ferhatosmanoglu et al. 2000 (VA+-file); Lloyd 1982"
-    oracle = "scores equal inner products with the decoded vectors; no bound is above the exact distance"
+    oracle = "no bound is above the exact distance; the nearest level of each axis"
     direction_only = True
 
     bytes: int = param(doc="bytes of a code", minimum=1, maximum=65_536)

@@ -83,7 +83,7 @@ class PQ(WordCodec):
 
     name = "pq"
     source = "Jegou, Douze, Schmid 2011"
-    oracle = "FAISS PQ: recall at equal bytes; numpy argmin over the centroids"
+    oracle = "numpy argmin over the centroids; recall of FAISS at no more bytes"
 
     m: int = param(doc="pieces, each of one number", minimum=1, maximum=MAX_DIM)
     bits: int = param(8, doc="bits a piece: 8 or 4", minimum=4, maximum=8)
@@ -189,7 +189,7 @@ class OPQ(PQ):
 
     name = "opq"
     source = "Ge, He, Ke, Sun 2013"
-    oracle = "FAISS OPQ,PQ: recall at equal bytes; the rotation times its transpose is the identity"
+    oracle = "the rotation times its transpose is the identity; recall of FAISS at no more bytes"
 
     def output_dim(self, dim: int) -> int:
         """Return dim."""

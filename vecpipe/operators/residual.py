@@ -41,7 +41,7 @@ class RVQ(WordCodec):
 
     name = "rvq"
     source = "Chen, Guan, Wang 2010"
-    oracle = "each stage lowers the error; numpy argmin over the centroids"
+    oracle = "each stage lowers the error; numpy argmin over all sums of centroids"
 
     m: int = param(doc="stages, each of one number", minimum=1, maximum=256)
     bits: int = param(8, doc="bits a stage: 8 or 4", minimum=4, maximum=8)

@@ -192,7 +192,7 @@ class RaBitQ(_Rotated):
 
     name = "rabitq"
     source = "Gao, Long 2024 (RaBitQ); Gao et al. 2025 (more than one bit)"
-    oracle = "unbiased over seeds; FAISS RaBitQ at equal bytes; the paper's error bound"
+    oracle = "unbiased over seeds; the error bound of the paper; recall of FAISS at no more bytes"
 
     bits: int = param(1, doc="bits a dimension", minimum=1, maximum=8)
     seed: int = param(0, doc="of the rotation", minimum=0, maximum=2**31 - 1)
@@ -243,7 +243,7 @@ class Eden(_Rotated):
 
     name = "eden"
     source = "Vargaftik et al. 2022 (EDEN); Lloyd 1982; Zandieh et al. 2025 (TurboQuant)"
-    oracle = "unbiased over seeds; FAISS EDEN at equal bytes; the distortion of Lloyd-Max"
+    oracle = "unbiased over seeds; the distortion of Lloyd-Max; recall of FAISS at no more bytes"
 
     bits: int = param(4, doc="bits a dimension", minimum=1, maximum=5)
     seed: int = param(0, doc="of the rotation", minimum=0, maximum=2**31 - 1)

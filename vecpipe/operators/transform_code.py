@@ -62,7 +62,7 @@ class TransformCode(Codec):
 
     name = "transform_code"
     source = "Huang, Schultheiss 1963 (transform coding); Max 1960, Lloyd 1982; Gersho, Gray 1992"
-    oracle = "scores equal inner products with the decoded vectors; recall against FAISS at equal bytes"
+    oracle = "scores equal inner products with the decoded vectors; recall above the best of FAISS at equal bytes"
     direction_only = True
 
     bytes: int = param(doc="bytes of a code, everything counted", minimum=1, maximum=65_536)
