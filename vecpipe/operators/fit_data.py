@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vecpipe.arrays import Float32, Float64, nonfinite_rows
+from vecpipe.errors import FitError
 from vecpipe.moments import Moments
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ class FitData:
             rows = step.apply_query(self.rows) if of_queries else step.apply(self.rows)
             weights = self.weights
             lost = nonfinite_rows(rows) if step.undefines else np.zeros(0, np.int64)
+            if lost.size == len(rows):
+                raise FitError(f"no row has a result after {step.name}: nothing behind it can be fitted; are all zero?")
             return (np.delete(rows, lost, axis=0), np.delete(weights, lost)) if lost.size else (rows, weights)
 
         moments = None if affine is None or self._exact is None else moved
