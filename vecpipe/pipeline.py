@@ -27,7 +27,7 @@ from vecpipe.sketch import Sketch
 from vecpipe.spec import format_spec, parse
 from vecpipe.version import __version__
 
-_LENGTHS = (1e-15, 1e15)
+_LENGTHS = (1e-15, 3e18)
 """Mean lengths of vectors that codecs are fitted to."""
 _WHITENING = ("whitening_recall_before", "whitening_recall_after")
 

@@ -213,12 +213,12 @@ def exact_scores(Q: Float32, X: Float32, metric: Metric) -> Float32:
             scores = _minus_distance(lengths, products, norms)
         else:
             scores = _over(products, np.sqrt(lengths) * np.sqrt(norms))
-    for i in np.flatnonzero(~_held(lengths[:, 0])):
-        scores[i] = row_scores(Q[i : i + 1], X, metric)
+    for query in np.flatnonzero(~_held(lengths[:, 0])):
+        scores[query] = row_scores(Q[query][None], X, metric)
     far = np.flatnonzero(~_held(norms))
     if far.size:
-        for i in range(len(Q)):
-            scores[i, far] = row_scores(Q[i : i + 1], X[far], metric)
+        for at in range(len(Q)):
+            scores[at, far] = row_scores(Q[at : at + 1], X[far], metric)
     return scores
 
 
