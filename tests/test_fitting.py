@@ -336,8 +336,8 @@ def test_progress_counts_every_row():
     assert seen[-1] == (500, 500)
 
 
-def test_real_embeddings_whiten_to_the_identity(shared_data):
-    source = shared_data / "cranfield" / "docs.parquet"
+def test_real_embeddings_whiten_to_the_identity(real_data):
+    source = real_data / "cranfield" / "docs.parquet"
     schema = pq.read_schema(source)
     column = next(field.name for field in schema if pa.types.is_fixed_size_list(field.type))
     model = vecpipe.fit(source, "pca(64) | whiten", column=column)

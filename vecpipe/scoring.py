@@ -22,6 +22,7 @@ from vecpipe.moments import Affine
 from vecpipe.operators import Codec, Operator
 
 Metric = Literal["cosine", "ip", "l2"]
+_HELD = (1e-25, 1e30)
 METRICS: tuple[Metric, ...] = ("cosine", "ip", "l2")
 
 
@@ -208,13 +209,27 @@ def exact_scores(Q: Float32, X: Float32, metric: Metric) -> Float32:
     """
     if len(Q) == 1:
         return row_scores(Q, X, metric)[None]
-    products = kernels.inner_products(Q, X)
-    if metric == "ip":
-        return products
-    lengths, norms = kernels.squared_norms(Q)[:, None], kernels.squared_norms(X)
-    if metric == "l2":
-        return _minus_distance(lengths, products, norms)
-    return _over(products, np.sqrt(lengths) * np.sqrt(norms))
+    with np.errstate(over="ignore", invalid="ignore"):
+        products = kernels.inner_products(Q, X)
+        if metric == "ip":
+            return products
+        lengths, norms = kernels.squared_norms(Q)[:, None], kernels.squared_norms(X)
+        if metric == "l2":
+            scores = _minus_distance(lengths, products, norms)
+        else:
+            scores = _over(products, np.sqrt(lengths) * np.sqrt(norms))
+    for query in np.flatnonzero(~_held(lengths[:, 0])):
+        scores[query] = row_scores(Q[query][None], X, metric)
+    far = np.flatnonzero(~_held(norms))
+    if far.size:
+        for at in range(len(Q)):
+            scores[at, far] = row_scores(Q[at : at + 1], X[far], metric)
+    return scores
+
+
+def _held(squares: Float32) -> Mask:
+    """Return which squared lengths float32 holds with all their digits."""
+    return np.asarray((squares > _HELD[0]) & (squares < _HELD[1]))
 
 
 def _minus_distance(lengths: Float32, products: Float32, norms: Float32) -> Float32:

@@ -255,10 +255,3 @@ def _pinned(to_lance: Any, table: Any) -> Snapshot:
         return Snapshot(to_lance())
     except (ImportError, NotImplementedError) as error:
         raise EngineError(f"{table}: {error}; {INSTALL}") from error
-
-
-def forget() -> None:
-    """Give up all codes that are held in memory."""
-    with _SHELF.lock:
-        _SHELF.__init__()  # type: ignore[misc]
-        _HANDLES.clear()
