@@ -341,6 +341,38 @@ def test_every_form_of_a_search_stands_in_a_lateral_join(con: duckdb.DuckDBPyCon
     assert {at: len(rows) for at, rows in by_code.items()} == dict.fromkeys(best, 7)
 
 
+@pytest.mark.parametrize(
+    "search",
+    [
+        "vec_search('docs', {}, rerank := 'emb', k := 3)",
+        "vec_search('docs', {}, code := 'code', model := 'm', k := 3)",
+        "vec_search('docs', {}, code := 'code', model := 'm', rerank := 'emb', k := 3)",
+        "vec_search('docs', {}, cell := 'cell', code := 'code', model := 'm', rerank := 'emb', k := 3)",
+        "vec_search('docs', {}, rerank := 'emb', ties := 'id', k := 3)",
+        "vec_search('docs', {}, index := 'near', rerank := 'emb', k := 3)",
+        "vec_search_range('docs', {}, 0.7, rerank := 'emb')",
+        "vec_search_range('docs', {}, 0.7, code := 'code', model := 'm')",
+        "vec_search_range('docs', {}, 0.7, code := 'code', model := 'm', rerank := 'emb', margin := 0.1)",
+        "vec_search_bits('docs', {}, 'bits', 'emb', 'bits', k := 3)",
+        "vec_search_stages('docs', {}, ['bits', 'code', 'emb'], ['bits', 'm'], k := 3)",
+        "vec_search_stages('docs', {}, ['bits', 'code', 'emb'], ['bits', 'm'], cell := 'cell', k := 3)",
+    ],
+)
+def test_a_query_is_never_taken_for_a_column_of_the_table(con: duckdb.DuckDBPyConnection, search: str) -> None:
+    fill(con, SPECS["cells"])
+    vecpipe.save_model(con, "bits", vecpipe.fit(con, "SELECT emb FROM docs", "center | rotate | binary"))
+    con.execute(
+        """CREATE OR REPLACE TABLE docs AS SELECT *, vec_encode('m', emb) AS code, vec_encode('bits', emb) AS bits,
+           vec_cell('m', emb) AS cell FROM docs"""
+    )
+    con.execute("SELECT vec_index('near', 'docs', 'm')").fetchall()
+    con.execute("CREATE TABLE asked AS SELECT id AS at, emb FROM docs WHERE id IN (3, 77, 1234)")
+    query = "SELECT asked.at, s.id, s.score FROM asked, LATERAL {} AS s ORDER BY asked.at, s.score DESC, s.id"
+    found = con.execute(query.format(search.format("emb"))).fetchall()
+    assert found == con.execute(query.format(search.format("asked.emb"))).fetchall()
+    assert {(at, row) for at, row, _ in found} >= {(3, 3), (77, 77), (1234, 1234)}
+
+
 def test_rows_of_the_same_score_come_in_the_order_of_ties(con: duckdb.DuckDBPyConnection) -> None:
     fill(con)
     con.execute(f"INSERT INTO docs SELECT 90000 - i, $1::FLOAT[{D}], 'copy' FROM range(6) AS r (i)", [Q[0].tolist()])

@@ -296,7 +296,10 @@ def test_the_late_materialised_plan_gives_the_rows_of_the_scores(con):
     ("more", "message"),
     [
         ("", "vec_search needs code := or rerank := with the name of a column"),
-        ("rerank := 'nothing'", "'nothing'"),
+        ("rerank := 'nothing'", 'column "nothing" not found'),
+        ("code := 'cod', model := 'm'", 'column "cod" not found'),
+        ("code := 'code', rerank := 'nothing', model := 'm'", 'column "nothing" not found'),
+        ("rerank := 'emb', ties := 'nothing'", 'column "nothing" not found'),
         ("code := 'code'", "pass model := 'name'"),
         ("model := 'none', code := 'code'", "no model is named 'none'; there are: bits, m, pca, plain"),
         ("rerank := 'emb', metric := 'dot'", "metric is 'dot'; expected one of cosine, ip, l2"),
