@@ -17,13 +17,16 @@ CREATE OR REPLACE MACRO vec_score(code, query) AS
 CREATE OR REPLACE MACRO vec_exact(v, query) AS
     _vec_exact(v, query);
 
--- Whether the model that a search was planned with is the one that its transaction sees; an error where it is not.
+-- Whether the model that a search was planned with is the one that its transaction sees; an error where it is not, which
+-- is NULL where the transaction sees none.
 CREATE OR REPLACE MACRO _vec_planned_with_newest(wanted) AS
     CASE WHEN _vec_version(wanted, txid_current())
-              <> (SELECT max(m.version) FROM vecpipe.models AS m
-                  WHERE m.name = _vec_base(wanted) AND m.version = coalesce(_vec_pinned(wanted), m.version))
-         THEN error('this transaction has stored another version of the model ' || wanted || ', and a search plans with '
-                    || 'committed models only: COMMIT before searching codes of the new version')
+              IS DISTINCT FROM
+              (SELECT max(m.version) FROM vecpipe.models AS m
+               WHERE m.name = _vec_base(wanted) AND m.version = coalesce(_vec_pinned(wanted), m.version))
+         THEN error('the newest committed version of the model ' || wanted || ', which a search plans with, is not the one '
+                    || 'this transaction sees: it has stored or deleted versions itself, or another transaction has since '
+                    || 'it began: COMMIT before searching')
          ELSE true
     END;
 
