@@ -412,8 +412,8 @@ def test_an_index_is_saved_beside_its_database_and_mapped_again(tmp_path: Path) 
         con = vecpipe.connect(path)
         assert con.execute("FROM vec_indexes()").fetchall() == []
         assert [search(con, q) for q in Q] == before
-        ((name, source, said, rows, size, last, _),) = con.execute("FROM vec_indexes()").fetchall()
-        assert (name, source, said, rows, last) == ("near", "docs", spec, ROWS, ROWS - 1)
+        ((name, source, said, rows, size, last, _, database),) = con.execute("FROM vec_indexes()").fetchall()
+        assert (name, source, said, rows, last, database) == ("near", "docs", spec, ROWS, ROWS - 1, "docs")
         assert size >= ROWS * D
         assert con.execute("SELECT vec_index_drop('near'), vec_index_drop('near')").fetchone() == (True, False)
         assert not list(tmp_path.glob("*.vecindex*"))

@@ -94,10 +94,10 @@ def _all_scalars() -> Iterator[Scalar]:
     yield from cells.scalars(newest)
     yield from procedures.procedures(_no_database, newest)
     yield from recall.scalars(_no_database)
-    yield from index_functions.scalars(_no_database)
+    yield from index_functions.scalars(_no_database, newest)
 
 
-def _no_database() -> NoReturn:
+def _no_database(place: str) -> NoReturn:
     raise AssertionError("the reference calls no function")
 
 
