@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 
 from vecpipe.advise import advise
@@ -16,7 +17,7 @@ from vecpipe.engines.duckdb import catalog, handles
 from vecpipe.engines.duckdb.functions import Scalar
 from vecpipe.engines.duckdb.identifiers import by_name, quoted
 from vecpipe.engines.duckdb.places import OpenCursor, refuse_temporary
-from vecpipe.errors import InputError
+from vecpipe.errors import EngineError, InputError, SpecError
 from vecpipe.fitting import fit
 from vecpipe.scoring import metric_named
 
@@ -99,10 +100,11 @@ def _fit(open_cursor: OpenCursor) -> Callable[..., Any]:
         for name, spec, sql, queries, place in zip(*(c.to_pylist() for c in columns), strict=True):
             if name is None or spec is None or sql is None:
                 raise InputError("vec_fit_query: name, spec and sql must not be NULL")
+            for text in (sql,) if queries is None else (sql, queries):
+                _check_one_select(text)
             cursor = open_cursor(place)
             try:
-                relation = catalog.run(cursor, f"SELECT column_name FROM (DESCRIBE {sql})").fetchall()
-                weight = "weight" if ("weight",) in relation else None
+                weight = "weight" if "weight" in _columns(cursor, sql) else None
                 model = fit(cursor, sql, spec, weight=weight, queries=queries)
                 version = catalog.save_model(cursor, name, model)
             finally:
@@ -119,6 +121,31 @@ def _fit(open_cursor: OpenCursor) -> Callable[..., Any]:
         return pa.array(results, _FITTED)
 
     return fit_query
+
+
+def _number(value: Any, name: str) -> float | None:
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError):
+        raise SpecError(f"vec_advise: {name} is {value!r}; expected a number") from None
+
+
+def _check_one_select(sql: str) -> None:
+    """Refuse a text that is more than a query, which DuckDB would run statement by statement."""
+    try:
+        found = duckdb.extract_statements(sql)
+    except duckdb.Error as error:
+        raise InputError(f"vec_fit_query: {error}\nin: {sql}") from error
+    kinds = [statement.type.name for statement in found]
+    if kinds != ["SELECT"]:
+        raise InputError(f"vec_fit_query takes the text of one SELECT, got {', '.join(kinds) or 'nothing'} in: {sql}")
+
+
+def _columns(cursor: duckdb.DuckDBPyConnection, sql: str) -> list[str]:
+    try:
+        return list(cursor.sql(sql).columns)
+    except duckdb.Error as error:
+        raise EngineError(f"{error}\nin: {sql}") from error
 
 
 def _advise(open_cursor: OpenCursor) -> Callable[..., Any]:
@@ -138,8 +165,8 @@ def _advise(open_cursor: OpenCursor) -> Callable[..., Any]:
             advice = advise(
                 cursor,
                 sql,
-                recall=None if recall is None else float(recall),
-                bytes_per_vector=None if size is None else int(size),
+                recall=_number(recall, "target"),
+                bytes_per_vector=None if size is None else int(_number(size, "budget") or 0),
                 metric=metric_named(metric),
             )
         finally:
