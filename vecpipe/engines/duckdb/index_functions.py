@@ -28,6 +28,12 @@ _LIST = (
 )
 
 
+def _named(index: Any) -> str:
+    if index is None:
+        raise SpecError("the name of an index is NULL; give the name that vec_index was called with")
+    return str(index)
+
+
 def scalars(open_cursor: OpenCursor, newest: Newest) -> Iterator[Scalar]:
     """Yield the functions of one database."""
     indexes = Indexes(open_cursor, newest)
@@ -43,7 +49,7 @@ def scalars(open_cursor: OpenCursor, newest: Newest) -> Iterator[Scalar]:
 
     def drop(name: Any, database: Any) -> Any:
         asked = zip(name.to_pylist(), database.to_pylist(), strict=True)
-        return pa.array([indexes.drop(str(one), where) for one, where in asked], pa.bool_())
+        return pa.array([indexes.drop(_named(one), where) for one, where in asked], pa.bool_())
 
     def listed(nothing: Any) -> Any:
         rows = [
@@ -78,7 +84,7 @@ def scalars(open_cursor: OpenCursor, newest: Newest) -> Iterator[Scalar]:
                     f"vec_search: k is {least!r}, oversample {times!r} and nprobe {cells!r}; expected whole numbers of "
                     "at least 1"
                 )
-            found = indexes.get(one, database)
+            found = indexes.get(_named(one), database)
             dim = found.index.model.dim
             if asked.dim != dim:
                 raise InputError(f"vec_search: q has {asked.dim} dimensions, the index holds {dim}")
@@ -104,14 +110,14 @@ def scalars(open_cursor: OpenCursor, newest: Newest) -> Iterator[Scalar]:
 
     def score(name: Any, named: Any, live: Any, v: Any, query: Any, database: Any) -> Any:
         rows, vectors = flat_array(named), flat_array(v)
-        found = indexes.get(constant(name, "vec_search: index"), constant(database, "vec_search: database"))
+        found = indexes.get(_named(constant(name, "vec_search: index")), constant(database, "vec_search: database"))
         check_rows(found, rows.field("mark"), vectors)
         check_live(found, rows.field("needed"), flat_array(live))
         return exact(vectors, query)
 
     def last(name: Any, database: Any) -> Any:
         asked = zip(name.to_pylist(), database.to_pylist(), strict=True)
-        return pa.array([None if one is None else indexes.get(one, where).last for one, where in asked], pa.int64())
+        return pa.array([indexes.get(_named(one), where).last for one, where in asked], pa.int64())
 
     yield Scalar("_vec_index", "name, source, model, emb, place", _BUILT, "Behind vec_index.", build, volatile=True)
     yield Scalar("_vec_index_drop", "name, database", "BOOLEAN", "Behind vec_index_drop.", drop, volatile=True)

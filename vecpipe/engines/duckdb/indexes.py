@@ -86,12 +86,18 @@ class Indexes:
         try:
             cursor.begin()
             [(database,)] = catalog.run(cursor, "SELECT current_database()").fetchall()
-            path = self._file(name, database)
+            path = self._file(name, database, writing=True)
             model, _ = catalog.newest_model(cursor, model_name)
             if model.codec is None:
                 raise CapabilityError(f"an index holds codes, but the model {model.spec!r} ends in no codec")
             [(since,)] = catalog.run(cursor, "SELECT txid_current()").fetchall()
             sql = f"SELECT rowid AS row, {quoted(column)} AS v FROM {quoted_table(source)}"
+            columns = catalog.run(cursor, f"FROM {quoted_table(source)} LIMIT 0").description
+            if "rowid" in {str(described[0]).lower() for described in columns}:
+                raise InputError(
+                    f"vec_index: {source} has a column called rowid, which hides the numbers of its rows that an index "
+                    "needs: give the column another name"
+                )
             cells = CellModel(model) if has_cells(model) else None
             rows, codes, marks, places = [], [], [], []
             size = 0
@@ -141,6 +147,10 @@ class Indexes:
     def drop(self, name: str, database: str) -> bool:
         """Forget an index, in memory and beside the database; return whether there was one."""
         path = self._file(name, database)
+        if path is not None and path.exists() and self._file(name, database, writing=True) is None:
+            raise EngineError(
+                f"index {name!r} is not dropped: database {database} is read-only here, and so is its file {path}"
+            )
         with self._lock:
             there = self._held.pop((database, name), None) is not None
         if path is not None and path.exists():
@@ -203,8 +213,8 @@ class Indexes:
                 "VECPIPE_INDEX_BYTES to more"
             )
 
-    def _file(self, name: str, database: str) -> Path | None:
-        """Return where an index is saved; None for a database in memory or one that cannot be written."""
+    def _file(self, name: str, database: str, *, writing: bool = False) -> Path | None:
+        """Return where an index is saved; None for a database in memory, or where a read-only one is to be written."""
         if not _NAME.fullmatch(name):
             raise InputError(f"index name {name!r}: expected letters, digits, - and _, at most 100")
         cursor = self._open("")
@@ -212,7 +222,7 @@ class Indexes:
             rows = catalog.run(cursor, _PATH, [database]).fetchall()
         finally:
             cursor.close()
-        if not rows or not rows[0][0]:
+        if not rows or not rows[0][0] or (writing and rows[0][1]):
             return None
         return Path(f"{rows[0][0]}.{name}.vecindex")
 
