@@ -1,8 +1,9 @@
 -- Retrieval over a column of codes or of vectors.
 
--- The number of the transaction lets the mentions of a query in one statement look its model up once.
+-- The number of the transaction lets the mentions of a query in one statement look its model up once, and the search path
+-- says in which database.
 CREATE OR REPLACE MACRO _vec_query(wanted, q, metric) AS
-    _vec_prepare(wanted, q, metric, txid_current());
+    _vec_prepare(wanted, q, metric, txid_current(), current_setting('search_path'));
 
 -- A short handle for a query carried through a model; NULL as the model for searching raw vectors. The model must be
 -- committed: the handle is made while the statement is planned.
@@ -17,13 +18,16 @@ CREATE OR REPLACE MACRO vec_score(code, query) AS
 CREATE OR REPLACE MACRO vec_exact(v, query) AS
     _vec_exact(v, query);
 
--- Whether the model that a search was planned with is the one that its transaction sees; an error where it is not.
+-- Whether the model that a search was planned with is the one that its transaction sees; an error where it is not, which
+-- is NULL where the transaction sees none.
 CREATE OR REPLACE MACRO _vec_planned_with_newest(wanted) AS
-    CASE WHEN _vec_version(wanted, txid_current())
-              <> (SELECT max(m.version) FROM vecpipe.models AS m
-                  WHERE m.name = _vec_base(wanted) AND m.version = coalesce(_vec_pinned(wanted), m.version))
-         THEN error('this transaction has stored another version of the model ' || wanted || ', and a search plans with '
-                    || 'committed models only: COMMIT before searching codes of the new version')
+    CASE WHEN _vec_version(wanted, txid_current(), current_setting('search_path'))
+              IS DISTINCT FROM
+              (SELECT max(m.version) FROM vecpipe.models AS m
+               WHERE m.name = _vec_base(wanted) AND m.version = coalesce(_vec_pinned(wanted), m.version))
+         THEN error('the newest committed version of the model ' || wanted || ', which a search plans with, is not the one '
+                    || 'this transaction sees: it has stored or deleted versions itself, or another transaction has since '
+                    || 'it began: COMMIT before searching')
          ELSE true
     END;
 
@@ -130,7 +134,7 @@ CREATE OR REPLACE MACRO vec_search
             FROM (
                 SELECT *, _vec_score(_vec_item, _vec_asked) AS _vec_coarse
                 FROM (
-                    SELECT unnest(_vec_probed(model, q, nprobe, txid_current())) AS _vec_in,
+                    SELECT unnest(_vec_probed(model, q, nprobe, txid_current(), current_setting('search_path'))) AS _vec_in,
                            _vec_query(CASE WHEN code IS NULL THEN NULL ELSE model END, q, metric) AS _vec_asked,
                            _vec_query(NULL, q, metric) AS _vec_raw
                 ) JOIN query(
@@ -187,15 +191,16 @@ CREATE OR REPLACE MACRO vec_search
     SELECT * EXCLUDE (_vec_score, _vec_tie, _vec_v, _vec_row, _vec_named, _vec_asked, _vec_live), _vec_score AS score
     FROM (
         SELECT COLUMNS(lambda c: lower(c) <> 'score'),
-               _vec_index_score(index, _vec_named, _vec_live, _vec_v, _vec_asked) AS _vec_score
+               _vec_index_score(index, _vec_named, _vec_live, _vec_v, _vec_asked, current_database()) AS _vec_score
         FROM (
             SELECT *, count(_vec_named.mark) OVER () AS _vec_live
             FROM (
                 SELECT unnest(_vec_index_rows(
-                           index, model, q, k, oversample, metric, nprobe,
+                           index, model, q,
                            (SELECT list(_vec_row) FROM query('SELECT rowid AS _vec_row FROM ' || _vec_numbered(source))
-                            WHERE _vec_row >= _vec_index_last(index)),
-                           _vec_index_last(index), txid_current())) AS _vec_named,
+                            WHERE _vec_row >= _vec_index_last(index, current_database())),
+                           k, oversample, metric, nprobe, _vec_index_last(index, current_database()),
+                           txid_current(), current_setting('search_path'), current_database())) AS _vec_named,
                        _vec_query(NULL, q, metric) AS _vec_asked
             ) JOIN query(
                 'SELECT rowid AS _vec_row, ' || _vec_name(rerank) || ' AS _vec_v, ' || _vec_name(ties)

@@ -44,7 +44,8 @@ CREATE OR REPLACE MACRO vec_search_stages
 -- in the nearest cells: the same over their rows
 (source, q, stages, models, cell, nprobe := 16, k := 10, oversample := [32, 4], metric := 'cosine') AS TABLE (
     FROM _vec_search_stages(source, q, stages, models, coalesce(cell, 'vec_search_stages: cell is NULL'),
-                            _vec_probed(coalesce(models[3], models[2]), q, nprobe, txid_current()),
+                            _vec_probed(coalesce(models[3], models[2]), q, nprobe, txid_current(),
+                                        current_setting('search_path')),
                             k, oversample, metric)
     WHERE _vec_planned_with_newest(coalesce(models[3], models[2]))
     ORDER BY score DESC

@@ -412,8 +412,8 @@ def test_an_index_is_saved_beside_its_database_and_mapped_again(tmp_path: Path) 
         con = vecpipe.connect(path)
         assert con.execute("FROM vec_indexes()").fetchall() == []
         assert [search(con, q) for q in Q] == before
-        ((name, source, said, rows, size, last, _),) = con.execute("FROM vec_indexes()").fetchall()
-        assert (name, source, said, rows, last) == ("near", "docs", spec, ROWS, ROWS - 1)
+        ((name, source, said, rows, size, last, _, database),) = con.execute("FROM vec_indexes()").fetchall()
+        assert (name, source, said, rows, last, database) == ("near", "docs", spec, ROWS, ROWS - 1, "docs")
         assert size >= ROWS * D
         assert con.execute("SELECT vec_index_drop('near'), vec_index_drop('near')").fetchone() == (True, False)
         assert not list(tmp_path.glob("*.vecindex*"))
@@ -486,3 +486,33 @@ def test_what_cannot_be_done_says_so(con: duckdb.DuckDBPyConnection, sql: str, w
     vecpipe.save_model(con, "floats", vecpipe.fit(con, "SELECT emb FROM docs", "pca(4)"))
     with pytest.raises(duckdb.Error, match=words):
         con.execute(sql).fetchall()
+
+
+def test_a_read_only_connection_writes_and_deletes_no_index_files(tmp_path: Path) -> None:
+    con = vecpipe.connect(tmp_path / "docs.duckdb")
+    fill(con)
+    con.close()
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    con = vecpipe.connect(tmp_path / "docs.duckdb", read_only=True)
+    assert search(con, Q[0]) == exact(con, Q[0])
+    with pytest.raises(duckdb.Error, match=r"index 'near' is not dropped: database docs is read-only"):
+        con.execute("SELECT vec_index_drop('near')").fetchall()
+    con.execute("SELECT vec_index('near', 'docs', 'm'), vec_index('mine', 'docs', 'm')").fetchall()
+    assert search(con, Q[1]) == exact(con, Q[1])
+    assert con.execute("SELECT vec_index_drop('mine')").fetchall() == [(True,)]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
+
+
+@pytest.mark.parametrize("column", ["rowid", "RowID"])
+def test_a_table_with_a_column_called_rowid_is_refused(con: duckdb.DuckDBPyConnection, column: str) -> None:
+    fill(con)
+    con.execute(f"ALTER TABLE docs RENAME id TO {column}")
+    with pytest.raises(duckdb.Error, match="a column called rowid, which hides the numbers of its rows"):
+        con.execute("SELECT vec_index('near', 'docs', 'm')").fetchall()
+
+
+def test_an_index_that_is_null_is_refused(con: duckdb.DuckDBPyConnection) -> None:
+    fill(con)
+    for sql in ("FROM vec_search('docs', $1, index := NULL, rerank := 'emb')", "SELECT vec_index_drop(NULL), $1"):
+        with pytest.raises(duckdb.Error, match="the name of an index is NULL"):
+            con.execute(sql, [Q[0].tobytes()]).fetchall()

@@ -6,12 +6,14 @@ Wherever a model is named, ``name`` is its newest version and ``name@3`` is vers
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import threading
+from collections import OrderedDict
 from typing import Any
 
 import duckdb
 
 from vecpipe.engines.duckdb import handles
+from vecpipe.engines.duckdb.places import OpenCursor
 from vecpipe.errors import EngineError, InputError, ModelNotFoundError
 from vecpipe.pipeline import Model
 
@@ -68,9 +70,9 @@ def newest_model(con: duckdb.DuckDBPyConnection, name: str) -> tuple[Model, int]
     return _read_newest(con, name) if known is None else (known, int(version))
 
 
-def committed_model(open_cursor: Callable[[], duckdb.DuckDBPyConnection], name: str) -> tuple[Model, int]:
+def committed_model(open_cursor: OpenCursor, name: str, place: str) -> tuple[Model, int]:
     """Return the newest committed model of a name and its version, whatever the transaction of the caller holds."""
-    cursor = open_cursor()
+    cursor = open_cursor(place)
     try:
         return newest_model(cursor, name)
     except LookupError as error:
@@ -82,26 +84,33 @@ def committed_model(open_cursor: Callable[[], duckdb.DuckDBPyConnection], name: 
 
 
 class Newest:
-    """The newest committed model of a name, looked up once for each transaction that asks.
+    """The newest committed model of a name at a place, looked up once for each transaction that asks.
 
     Planning a search asks several times, and each look is a statement of its own. What a transaction is told stays
-    what it is told: it does not see what others commit in the meantime anyway.
+    what it is told, as long as it is among the last that asked: it does not see what others commit in the meantime
+    anyway.
     """
 
-    _MANY = 256
+    _MANY = 1_024
 
-    def __init__(self, open_cursor: Callable[[], duckdb.DuckDBPyConnection]) -> None:
+    def __init__(self, open_cursor: OpenCursor) -> None:
         self._open_cursor = open_cursor
-        self._known: dict[str, tuple[int, tuple[Model, int]]] = {}
+        self._known: OrderedDict[tuple[str, str, int], tuple[Model, int]] = OrderedDict()
+        self._lock = threading.Lock()
 
-    def __call__(self, name: str, transaction: int) -> tuple[Model, int]:
+    def __call__(self, name: str, transaction: int, place: str) -> tuple[Model, int]:
         """Return the model and its version; errors as in ``committed_model``."""
-        asked, found = self._known.get(name, (None, None))
-        if found is None or asked != transaction:
-            found = committed_model(self._open_cursor, name)
-            if len(self._known) >= self._MANY:
-                self._known.clear()
-            self._known[name] = transaction, found
+        key = place, name, transaction
+        with self._lock:
+            found = self._known.get(key)
+            if found is not None:
+                self._known.move_to_end(key)
+                return found
+        looked_up = committed_model(self._open_cursor, name, place)
+        with self._lock:
+            found = self._known.setdefault(key, looked_up)
+            while len(self._known) > self._MANY:
+                self._known.popitem(last=False)
         return found
 
 

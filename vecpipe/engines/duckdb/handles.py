@@ -163,6 +163,7 @@ class QuerySide(Model):
 
 
 _QUERY_MARK = "?"
+_OVERHEAD = 640  # bytes of a query and its handle beside its numbers
 
 HEAD_BYTES = 256
 """So many bytes at the beginning of a model hold the hash of its content: reading them is not reading a model."""
@@ -223,7 +224,24 @@ def keep_query(model: Model | None, q: Float32, metric: Metric) -> str:
     """Prepare a query ``(1, d) float32`` and return its handle; the same query gives the same handle."""
     name = "" if model is None else model.hash
     content = hashlib.sha256(q.tobytes() + f"{name}{metric}".encode()).digest()
-    return _QUERIES.handle(content) or _QUERIES.put(content, Query(model, q, metric), 16 * q.shape[1] + 8_192)
+    known = _QUERIES.handle(content)
+    if known is not None:
+        return known
+    query = Query(model, q.copy(), metric)  # a view would hold all queries of its batch
+    return _QUERIES.put(content, query, _OVERHEAD + q.nbytes + _nbytes(query.queries))
+
+
+def _nbytes(value: Any) -> int:
+    """Return the bytes of the arrays in what a model made of a query, and some for each object that holds them."""
+    if value is None:
+        return 0
+    if isinstance(value, np.ndarray):
+        return 128 + value.nbytes
+    if isinstance(value, (list, tuple)):
+        return 64 + sum(map(_nbytes, value))
+    if isinstance(value, dict):
+        return 256 + sum(map(_nbytes, value.values()))
+    return 64 + _nbytes(vars(value)) if hasattr(value, "__dict__") else 32
 
 
 def query_of(handle: str) -> Query:
@@ -237,7 +255,9 @@ def query_of(handle: str) -> Query:
     query = _QUERIES.get(handle)
     if query is None:
         raise ModelNotFoundError(
-            f"query handle {handle[:32]!r} is not known in this process; call vec_query(model, q) in the same statement"
+            f"query handle {handle[:32]!r} is not known in this process: call vec_query(model, q) in the same "
+            "statement; where a LATERAL join has more queries than memory holds, set VECPIPE_QUERY_CACHE_BYTES to "
+            "more, or join with vec_knn_join"
         )
     return query
 
