@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import vecpipe
-from vecpipe.errors import InputError, ResumeError
+from vecpipe.errors import EngineError, InputError, ResumeError
 from vecpipe.etl import apply_model
 from vecpipe.etl.files import replacing
 
@@ -396,3 +396,56 @@ def test_the_manifest_says_what_it_is_a_run_of(interrupted, model):
     assert manifest["part_rows"] == 400
     assert manifest["source"]["rows"] == ROWS
     assert manifest["options"]["column"] == "emb"
+
+
+# DuckDB's own types -----------------------------------------------------------------------------------------
+
+OWN_TYPES = """
+    SELECT i AS id, [i, 1, 2]::FLOAT[3] AS emb, 340282366920938463463374607431768211455::UHUGEINT AS uhuge,
+        (-170141183460469231731687303715884105727)::HUGEINT AS huge, '10101'::BIT AS bits,
+        '9ce0bd62-1234-4d4e-9c5b-3d1d6c6a2a11'::UUID AS uuid, '12:00:00+02'::TIMETZ AS clock,
+        INTERVAL '1 month 2 days 3 us' AS span, {'x': [5::HUGEINT], 'y': '1'::BIT} AS pair,
+        MAP {'k': 7::UHUGEINT} AS named, 12.345::DECIMAL(30, 5) AS price, [[1::UHUGEINT], [i::UHUGEINT]] AS nested,
+        [1, i]::HUGEINT[2] AS two, '{"a": 1}'::JSON AS document, [true, NULL] AS flags, union_value(a := i::INT) AS one,
+        12345678901234567890123::BIGNUM AS long, 1::VARIANT AS anything,
+        NULL::BIT AS nothing, '2020-01-01 10:00:00.123456'::TIMESTAMP_NS AS at
+    FROM range(5) r(i)
+"""
+
+
+def test_a_table_of_duckdb_becomes_another_with_every_type_and_value_as_it_was(tmp_path):
+    source, target = tmp_path / "docs.duckdb", tmp_path / "out.duckdb"
+    with duckdb.connect(str(source)) as con:
+        con.execute(f"CREATE TABLE docs AS {OWN_TYPES}")
+    model = vecpipe.fit(np.eye(3, dtype=np.float32), "int8")
+    apply_model(source, model, target, table="docs", into="codes", column="emb")
+    with duckdb.connect() as con:
+        con.execute(f"ATTACH '{source}' AS a (READ_ONLY); ATTACH '{target}' AS b (READ_ONLY)")
+        assert con.sql("SELECT * EXCLUDE (code) FROM b.codes").types == con.sql("FROM a.docs").types
+        assert con.sql("SELECT * EXCLUDE (code) FROM b.codes").fetchall() == con.sql("FROM a.docs").fetchall()
+
+
+@pytest.mark.parametrize("into", ["parquet", "arrow"])
+def test_duckdbs_own_types_become_types_that_a_file_holds(tmp_path, into):
+    source, target = tmp_path / "docs.duckdb", tmp_path / f"out.{into}"
+    with duckdb.connect(str(source)) as con:
+        con.execute(
+            f"CREATE TABLE docs AS SELECT * EXCLUDE (span, one) REPLACE (id::HUGEINT AS huge) FROM ({OWN_TYPES})"
+        )
+    apply_model(source, vecpipe.fit(np.eye(3, dtype=np.float32), "int8"), target, table="docs", column="emb")
+    row = load(target).slice(1, 1).to_pylist()[0]
+    assert row["uhuge"] == "340282366920938463463374607431768211455"
+    assert (row["huge"], row["bits"], row["clock"]) == (1, "10101", "12:00:00+02")
+    assert row["pair"] == {"x": [5], "y": "1"}
+    assert dict(row["named"]) == {"k": "7"}
+    assert (row["nested"], row["two"], row["flags"]) == ([["1"], ["1"]], [1, 1], [True, None])
+
+
+def test_a_whole_number_too_large_for_a_file_stops_instead_of_becoming_another(tmp_path):
+    source = tmp_path / "docs.duckdb"
+    with duckdb.connect(str(source)) as con:
+        con.execute(f"CREATE TABLE docs AS SELECT id, emb, huge FROM ({OWN_TYPES})")
+    model = vecpipe.fit(np.eye(3, dtype=np.float32), "int8")
+    with pytest.raises(EngineError, match=r'CAST\("huge" AS DECIMAL\(38, 0\)\)'):
+        apply_model(source, model, tmp_path / "out.parquet", table="docs")
+    assert leftovers(tmp_path) == []

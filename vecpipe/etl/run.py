@@ -24,7 +24,7 @@ import pyarrow as pa
 from vecpipe.arrays import OnInvalid, from_codes, to_codes, to_rows, to_vectors
 from vecpipe.errors import InputError, ResumeError, VecpipeError
 from vecpipe.etl.parts import PartWriter, Workspace
-from vecpipe.etl.tables import BLOCK_ROWS, Table, open_table
+from vecpipe.etl.tables import BLOCK_ROWS, Table, is_duckdb, open_table
 from vecpipe.etl.targets import Target, open_target
 from vecpipe.fitting import Progress
 from vecpipe.kernels import one_blas_thread
@@ -125,7 +125,7 @@ def apply_model(
     EngineError
         DuckDB refused.
     """
-    rows_in = open_table(source, table)
+    rows_in = open_table(source, table, into_duckdb=is_duckdb(Path(target)))
     try:
         rows_out = open_target(target, into)
         _refuse_itself(Path(source), table, Path(target), into)

@@ -1,0 +1,38 @@
+"""Column types on their way from a source to a target: what is cast."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vecpipe.engines.duckdb.identifiers import quoted
+
+_IN_FILES = {
+    "HUGEINT": "DECIMAL(38, 0)",
+    "UHUGEINT": "VARCHAR",
+    "BIGNUM": "VARCHAR",
+    "BIT": "VARCHAR",
+    "TIME WITH TIME ZONE": "VARCHAR",
+}
+"""What DuckDB's own types become in a file: nothing else reads them there, and Arrow's next of kin lose values."""
+
+
+def file_type(kind: Any) -> str | None:
+    """Return the SQL type that a DuckDB type must be cast to for a file, or None where it can stay as it is."""
+    text = _text(kind, _IN_FILES)
+    return None if text == _text(kind, {}) else text
+
+
+def _text(kind: Any, instead: dict[str, str]) -> str:
+    """Return a DuckDB type as SQL, with other types in the place of some, however deep they lie."""
+    if kind.id not in ("list", "array", "map", "struct", "union"):
+        return instead.get(str(kind), str(kind))
+    parts = [(name, part if name == "size" else _text(part, instead)) for name, part in kind.children]
+    texts = [text for _, text in parts]
+    if kind.id == "list":
+        return f"{texts[0]}[]"
+    if kind.id == "array":
+        return f"{texts[0]}[{texts[1]}]"
+    if kind.id == "map":
+        return f"MAP({texts[0]}, {texts[1]})"
+    members = parts[1:] if kind.id == "union" else parts  # a union's first part is its tag
+    return f"{kind.id.upper()}({', '.join(f'{quoted(name)} {text}' for name, text in members)})"
