@@ -449,3 +449,31 @@ def test_a_whole_number_too_large_for_a_file_stops_instead_of_becoming_another(t
     with pytest.raises(EngineError, match=r'CAST\("huge" AS DECIMAL\(38, 0\)\)'):
         apply_model(source, model, tmp_path / "out.parquet", table="docs")
     assert leftovers(tmp_path) == []
+
+
+# Types that a target cannot hold ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("into", "column"),
+    [
+        ("parquet", pa.array([pa.MonthDayNano([1, 2, 3])] * 3)),
+        ("parquet", pa.RunEndEncodedArray.from_arrays(pa.array([3], pa.int32()), pa.array([7]))),
+        (
+            "parquet",
+            pa.UnionArray.from_dense(
+                pa.array([0] * 3, pa.int8()), pa.array([0, 1, 2], pa.int32()), [pa.array([1] * 3)]
+            ),
+        ),
+        ("duckdb", pa.array([1] * 3, pa.decimal256(60, 2))),
+    ],
+)
+def test_a_column_that_the_target_cannot_hold_is_refused_before_anything_is_computed(tmp_path, into, column):
+    X = np.eye(3, dtype=np.float32)
+    emb = pa.FixedSizeListArray.from_arrays(X.ravel(), 3)
+    source, target = store(pa.table({"odd": column, "emb": emb}), tmp_path / "docs.arrow"), tmp_path / f"out.{into}"
+    model = vecpipe.fit(X, "int8")
+    with pytest.raises(InputError, match="odd: a .* cannot hold a column of type .*; cast it first, or leave it out"):
+        apply_model(source, model, target, **places(source, target))
+    assert leftovers(tmp_path) == []
+    apply_model(source, model, target, keep=["emb"], **places(source, target))

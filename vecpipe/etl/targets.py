@@ -19,6 +19,7 @@ from vecpipe.engines.duckdb.identifiers import quoted_table
 from vecpipe.errors import EngineError, InputError
 from vecpipe.etl.files import replacing
 from vecpipe.etl.tables import PARQUET_SUFFIXES, is_duckdb, split_name
+from vecpipe.etl.types import refuse_unfit
 from vecpipe.sources import ARROW_SUFFIXES
 
 _KEY = b"vecpipe"
@@ -54,7 +55,7 @@ class Target(Protocol):
         """Return the record of the run that made what is there: empty for something else, None for nothing."""
 
     def prepared(self, schema: Any) -> Any:
-        """Return the schema as this target can hold it."""
+        """Return the schema as this target can hold it; ``InputError`` for a column that it cannot hold."""
 
     def write(self, schema: Any, batches: Iterator[Any], record: dict[str, Any], *, replace: bool) -> None:
         """Put all rows in place in one step; ``replace`` says whether something may be there."""
@@ -122,6 +123,11 @@ class ParquetTarget(_FileTarget):
 
     def _metadata(self) -> Any:
         return pq.read_schema(self.path).metadata
+
+    def prepared(self, schema: Any) -> Any:
+        """Return the schema as it is, if Parquet has all of its types."""
+        refuse_unfit(schema, lambda one: pq.ParquetWriter(pa.BufferOutputStream(), one).close(), "a Parquet file")
+        return schema
 
     def write(self, schema: Any, batches: Iterator[Any], record: dict[str, Any], *, replace: bool) -> None:
         """Write beside the parts, then move."""
@@ -196,7 +202,11 @@ class DuckDBTarget:
 
     def prepared(self, schema: Any) -> Any:
         """Return the schema with half floats widened: DuckDB cannot scan them from Arrow."""
-        return pa.schema([field.with_type(_widened(field.type)) for field in schema], schema.metadata)
+        wide = pa.schema([field.with_type(_widened(field.type)) for field in schema], schema.metadata)
+        with duckdb.connect() as con:
+            empty = pa.RecordBatchReader.from_batches
+            refuse_unfit(wide, lambda one: con.from_arrow(empty(one, [])).fetchall(), "a DuckDB table")
+        return wide
 
     def write(self, schema: Any, batches: Iterator[Any], record: dict[str, Any], *, replace: bool) -> None:
         """Create the table and its comment in one transaction."""

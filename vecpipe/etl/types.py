@@ -1,10 +1,15 @@
-"""Column types on their way from a source to a target: what is cast."""
+"""Column types on their way from a source to a target: what is cast, and what a target cannot hold."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import duckdb
+import pyarrow as pa
+
 from vecpipe.engines.duckdb.identifiers import quoted
+from vecpipe.errors import InputError
 
 _IN_FILES = {
     "HUGEINT": "DECIMAL(38, 0)",
@@ -36,3 +41,21 @@ def _text(kind: Any, instead: dict[str, str]) -> str:
         return f"MAP({texts[0]}, {texts[1]})"
     members = parts[1:] if kind.id == "union" else parts  # a union's first part is its tag
     return f"{kind.id.upper()}({', '.join(f'{quoted(name)} {text}' for name, text in members)})"
+
+
+def refuse_unfit(schema: Any, fits: Callable[[Any], Any], what: str) -> None:
+    """Try each column by itself, so that a type is refused before anything is computed.
+
+    Raises
+    ------
+    InputError
+        Names the first column that ``what`` cannot hold.
+    """
+    for field in schema:
+        try:
+            fits(pa.schema([field]))
+        except (pa.ArrowException, duckdb.Error) as error:
+            raise InputError(
+                f"{field.name}: {what} cannot hold a column of type {field.type}; "
+                "cast it first, or leave it out (keep=, --keep)"
+            ) from error
