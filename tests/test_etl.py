@@ -473,7 +473,51 @@ def test_a_column_that_the_target_cannot_hold_is_refused_before_anything_is_comp
     emb = pa.FixedSizeListArray.from_arrays(X.ravel(), 3)
     source, target = store(pa.table({"odd": column, "emb": emb}), tmp_path / "docs.arrow"), tmp_path / f"out.{into}"
     model = vecpipe.fit(X, "int8")
-    with pytest.raises(InputError, match="odd: a .* cannot hold a column of type .*; cast it first, or leave it out"):
+    with pytest.raises(InputError, match=r"odd: a .* cannot hold a column of type .*; cast it first, or leave it out"):
         apply_model(source, model, target, **places(source, target))
     assert leftovers(tmp_path) == []
     apply_model(source, model, target, keep=["emb"], **places(source, target))
+
+
+def test_half_floats_and_dictionaries_come_out_plain_however_deep_they_lie(tmp_path):
+    X = np.eye(3, dtype=np.float32)
+
+    def batch(words: list[str]) -> pa.RecordBatch:
+        word = pa.DictionaryArray.from_arrays(pa.array([0, 1, 0], pa.int32()), pa.array(words))
+        half = pa.array(np.array([0.5, 1.5, 2.5], np.float16))
+        emb = pa.FixedSizeListArray.from_arrays(X.ravel(), 3)
+        return pa.RecordBatch.from_arrays(
+            [pa.StructArray.from_arrays([word, half], ["word", "half"]), emb], ["pair", "emb"]
+        )
+
+    source = tmp_path / "docs.arrow"
+    batches = [batch(["a", "b"]), batch(["c", "d"])]
+    with pa.OSFile(str(source), "wb") as file, pa.ipc.new_stream(file, batches[0].schema) as writer:
+        for one in batches:
+            writer.write_batch(one)
+    model = vecpipe.fit(X, "int8")
+    expected = [{"word": word, "half": half} for word, half in zip("abacdc", [0.5, 1.5, 2.5] * 2, strict=True)]
+    for into in FORMATS:
+        target = tmp_path / f"out.{into}"
+        apply_model(source, model, target, part_rows=2, **places(source, target))
+        assert load(target)["pair"].to_pylist() == expected
+
+
+@pytest.mark.parametrize("into", FORMATS)
+def test_vectors_in_a_dictionary_or_a_tensor_are_found_and_kept(tmp_path, into):
+    X = np.arange(12, dtype=np.float32).reshape(3, 4)
+    known = pa.FixedSizeListArray.from_arrays(X.ravel(), 4)
+    indices = pa.array([0, 1, 2, 1], pa.int32())
+    model = vecpipe.fit(X, "int8")
+    for name, emb in {
+        "dictionary": pa.DictionaryArray.from_arrays(indices, known),
+        "tensor": pa.FixedShapeTensorArray.from_numpy_ndarray(X[[0, 1, 2, 1]]),
+    }.items():
+        source = store(pa.table({"id": [1, 2, 3, 4], "emb": emb}), tmp_path / f"{name}.arrow")
+        target = tmp_path / f"{name}-out.{into}"
+        assert vecpipe.fit(source, "center").dim == 4
+        apply_model(source, model, target, **places(source, target))
+        assert load(target)["code"].to_pylist() == [row.tobytes() for row in model.encode(X[[0, 1, 2, 1]])[0]]
+        kept = load(target)["emb"].combine_chunks()
+        kept = kept.storage if isinstance(kept, pa.ExtensionArray) else kept
+        assert [list(row) for row in kept.to_pylist()] == X[[0, 1, 2, 1]].tolist()

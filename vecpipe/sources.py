@@ -153,12 +153,17 @@ def vector_column(schema: Any, column: str | None) -> str:
         if column not in names:
             raise InputError(f"no column {column!r}; there are {', '.join(names)}")
         return column
-    lists = [
-        field.name
-        for field in schema
-        if pa.types.is_list(field.type) or pa.types.is_large_list(field.type) or pa.types.is_fixed_size_list(field.type)
-    ]
+    lists = [field.name for field in schema if _holds_lists(field.type)]
     if len(lists) != 1:
         found = f"{len(lists)} columns hold lists ({', '.join(lists)})" if lists else "no column holds lists"
         raise InputError(f"cannot tell which column holds the vectors: {found}; name it with column=")
     return str(lists[0])
+
+
+def _holds_lists(kind: Any) -> bool:
+    """Whether a type is a list, also as a tensor or behind a dictionary: what ``arrays.to_rows`` reads."""
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))

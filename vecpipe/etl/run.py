@@ -26,6 +26,7 @@ from vecpipe.errors import InputError, ResumeError, VecpipeError
 from vecpipe.etl.parts import PartWriter, Workspace
 from vecpipe.etl.tables import BLOCK_ROWS, Table, is_duckdb, open_table
 from vecpipe.etl.targets import Target, open_target
+from vecpipe.etl.types import cast, plain
 from vecpipe.fitting import Progress
 from vecpipe.kernels import one_blas_thread
 from vecpipe.ordered import in_order
@@ -215,7 +216,7 @@ def _plan(
     if decode:
         _check_invertible(model)
     kind = pa.list_(pa.float32(), width) if decode or model.codec is None else pa.binary()
-    fields = [_plain(rows_in.schema.field(other)) for other in kept]
+    fields = [field.with_type(plain(field.type)) for field in map(rows_in.schema.field, kept)]
     schema = rows_out.prepared(pa.schema([*fields, pa.field(name, kind)]))
 
     def compute(batch: Any, first_row: int) -> tuple[Any, int]:
@@ -238,7 +239,7 @@ def _plan(
                 new = to_vectors(*model.transform(rows.values, rows.valid), fixed=True)
             else:
                 new = to_codes(*model.encode(rows.values, rows.valid))
-        arrays = [_cast(batch.column(other), schema.field(other).type) for other in kept]
+        arrays = [cast(batch.column(other), schema.field(other).type) for other in kept]
         return pa.RecordBatch.from_arrays([*arrays, new.cast(kind)], schema=schema), invalid
 
     options = {
@@ -250,15 +251,6 @@ def _plan(
         "on_invalid": on_invalid,
     }
     return _Plan([*dict.fromkeys([vector, *kept])], vector, kept, name, schema, options, compute)
-
-
-def _plain(field: Any) -> Any:
-    """Return a field without dictionary: those of an Arrow file may not change from batch to batch."""
-    return field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
-
-
-def _cast(array: Any, kind: Any) -> Any:
-    return array if array.type == kind else array.cast(kind)
 
 
 def _check_invertible(model: Model) -> None:

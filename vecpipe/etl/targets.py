@@ -19,7 +19,7 @@ from vecpipe.engines.duckdb.identifiers import quoted_table
 from vecpipe.errors import EngineError, InputError
 from vecpipe.etl.files import replacing
 from vecpipe.etl.tables import PARQUET_SUFFIXES, is_duckdb, split_name
-from vecpipe.etl.types import refuse_unfit
+from vecpipe.etl.types import refuse_unfit, without_halves
 from vecpipe.sources import ARROW_SUFFIXES
 
 _KEY = b"vecpipe"
@@ -202,7 +202,7 @@ class DuckDBTarget:
 
     def prepared(self, schema: Any) -> Any:
         """Return the schema with half floats widened: DuckDB cannot scan them from Arrow."""
-        wide = pa.schema([field.with_type(_widened(field.type)) for field in schema], schema.metadata)
+        wide = pa.schema([field.with_type(without_halves(field.type)) for field in schema], schema.metadata)
         with duckdb.connect() as con:
             empty = pa.RecordBatchReader.from_batches
             refuse_unfit(wide, lambda one: con.from_arrow(empty(one, [])).fetchall(), "a DuckDB table")
@@ -228,15 +228,3 @@ class DuckDBTarget:
             return duckdb.connect(str(self.path), read_only=read_only)
         except duckdb.Error as error:
             raise EngineError(f"{self.path}: DuckDB cannot open it ({error})") from error
-
-
-def _widened(kind: Any) -> Any:
-    if pa.types.is_float16(kind):
-        return pa.float32()
-    if pa.types.is_fixed_size_list(kind):
-        return pa.list_(_widened(kind.value_type), kind.list_size)
-    if pa.types.is_list(kind):
-        return pa.list_(_widened(kind.value_type))
-    if pa.types.is_large_list(kind):
-        return pa.large_list(_widened(kind.value_type))
-    return kind

@@ -43,6 +43,42 @@ def _text(kind: Any, instead: dict[str, str]) -> str:
     return f"{kind.id.upper()}({', '.join(f'{quoted(name)} {text}' for name, text in members)})"
 
 
+def plain(kind: Any) -> Any:
+    """Return an Arrow type without dictionaries: those of an Arrow file may not change from batch to batch."""
+    return _mapped(kind, lambda one: plain(one.value_type) if pa.types.is_dictionary(one) else one)
+
+
+def without_halves(kind: Any) -> Any:
+    """Return an Arrow type with float32 for half floats."""
+    return _mapped(kind, lambda one: pa.float32() if pa.types.is_float16(one) else one)
+
+
+def _mapped(kind: Any, change: Callable[[Any], Any]) -> Any:
+    """Return an Arrow type with its parts changed, however deep they lie."""
+
+    def inner(field: Any) -> Any:
+        return field.with_type(_mapped(field.type, change))
+
+    if pa.types.is_struct(kind):
+        return pa.struct([inner(field) for field in kind])
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(inner(kind.value_field), kind.list_size)
+    if pa.types.is_list(kind):
+        return pa.list_(inner(kind.value_field))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(inner(kind.value_field))
+    if pa.types.is_map(kind):
+        return pa.map_(inner(kind.key_field), inner(kind.item_field), kind.keys_sorted)
+    return change(kind)
+
+
+def cast(array: Any, kind: Any) -> Any:
+    """Return a column as another type, itself where it has that already."""
+    if pa.types.is_dictionary(array.type):
+        array = array.dictionary_decode()
+    return array if array.type == kind else array.cast(kind)
+
+
 def refuse_unfit(schema: Any, fits: Callable[[Any], Any], what: str) -> None:
     """Try each column by itself, so that a type is refused before anything is computed.
 
