@@ -521,3 +521,29 @@ def test_vectors_in_a_dictionary_or_a_tensor_are_found_and_kept(tmp_path, into):
         kept = load(target)["emb"].combine_chunks()
         kept = kept.storage if isinstance(kept, pa.ExtensionArray) else kept
         assert [list(row) for row in kept.to_pylist()] == X[[0, 1, 2, 1]].tolist()
+
+
+# Where an error is ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", ["float16", "lvq(4)", "int8_outlier"])
+def test_a_value_that_a_codec_cannot_hold_is_told_by_column_and_row_of_the_table(tmp_path, spec):
+    X = np.random.default_rng(0).standard_normal((10_000, 4), dtype=np.float32)
+    X[:, 3] *= 100
+    model = vecpipe.fit(X, spec)
+    X[9_000, 3] = 1e6
+    emb = pa.FixedSizeListArray.from_arrays(X.ravel(), 4)
+    source = store(pa.table({"emb": emb}), tmp_path / "docs.parquet")
+    with pytest.raises(InputError, match="emb: row 9000 holds a value beyond 65504"):
+        apply_model(source, model, tmp_path / "out.parquet")
+    with pytest.raises(InputError, match="emb: row 9000 holds a value beyond 65504"):
+        apply_model(source, model, tmp_path / "out.parquet", part_rows=8_500, threads=2)
+
+
+def test_a_code_of_another_length_is_told_by_row_of_the_table(tmp_path):
+    codes = [b"abcd"] * 10_000
+    codes[9_000] = b"abc"
+    source = store(pa.table({"code": codes}), tmp_path / "codes.parquet")
+    model = vecpipe.fit(np.eye(4, dtype=np.float32), "int8")
+    with pytest.raises(InputError, match="code: row 9000 holds 3 bytes"):
+        apply_model(source, model, tmp_path / "out.parquet", decode=True)

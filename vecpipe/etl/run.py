@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vecpipe.arrays import OnInvalid, from_codes, to_codes, to_rows, to_vectors
+from vecpipe.arrays import OnInvalid, from_codes, rows_named, to_codes, to_rows, to_vectors
 from vecpipe.errors import InputError, ResumeError, VecpipeError
 from vecpipe.etl.parts import PartWriter, Workspace
 from vecpipe.etl.tables import BLOCK_ROWS, Table, is_duckdb, open_table
@@ -222,7 +222,7 @@ def _plan(
     def compute(batch: Any, first_row: int) -> tuple[Any, int]:
         array = batch.column(vector)
         if codes:
-            found, valid = from_codes(array, model.bytes_per_vector, column=vector)
+            found, valid = from_codes(array, model.bytes_per_vector, column=vector, first_row=first_row)
             new, invalid = to_vectors(model.decode(found), valid, fixed=True), 0
         else:
             rows = to_rows(
@@ -238,7 +238,8 @@ def _plan(
             elif model.codec is None:
                 new = to_vectors(*model.transform(rows.values, rows.valid), fixed=True)
             else:
-                new = to_codes(*model.encode(rows.values, rows.valid))
+                with rows_named(vector, first_row):
+                    new = to_codes(*model.encode(rows.values, rows.valid))
         arrays = [cast(batch.column(other), schema.field(other).type) for other in kept]
         return pa.RecordBatch.from_arrays([*arrays, new.cast(kind)], schema=schema), invalid
 
