@@ -139,6 +139,29 @@ def test_fit_says_what_is_missing(docs, db):
     assert "no such file" in fails("fit", "none.parquet", "pca(4)", "--out", "m")
 
 
+def test_a_source_that_breaks_off_is_an_error_of_one_paragraph(tmp_path, docs, db):
+    damaged = tmp_path / "damaged.parquet"
+    data = bytearray(docs.read_bytes())
+    data[2_000 : len(data) // 2] = b"\xff" * (len(data) // 2 - 2_000)
+    damaged.write_bytes(data)
+    for command in (("fit", damaged, "int8", "--out", tmp_path / "m"), ("advise", damaged)):
+        assert "damaged.parquet: cannot be read to its end" in fails(*command)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    damaged.rename(folder / "damaged.parquet")
+    assert "folder: cannot be read to its end" in fails("fit", folder, "int8", "--out", tmp_path / "m")
+    late = "SELECT emb, CAST(CASE id WHEN 450 THEN 'x' ELSE '1' END AS INTEGER) AS one FROM docs"
+    assert "Could not convert string 'x' to INT32" in (said := fails("fit", db, "int8", "--query", late, "--out", "m"))
+    assert f"in: {late}" in said
+    assert not (tmp_path / "m").exists()
+
+
+def test_advise_says_what_is_wrong(docs, db):
+    for budget in ("bytes=nan", "bytes=inf", "bytes=many", "size=3"):
+        assert "expected bytes=NUMBER" in misused("advise", docs, "--budget", budget)
+    assert "is a DuckDB database: connect to it and give a query (--query)" in fails("advise", db)
+
+
 def test_apply_refuses_another_model_with_exit_code_1(tmp_path, docs):
     target, works_dir = tmp_path / "out.parquet", tmp_path / "out.parquet.partial"
     first, second = tmp_path / "a.vecpipe", tmp_path / "b.vecpipe"
@@ -227,7 +250,10 @@ def test_search_says_what_is_wrong(db):
     assert "give one query" in misused("search", db, "docs", *how)
     assert "needs the --model" in misused("search", db, "docs", "--code", "code", "--query-id", "1")
     assert "say what to search" in misused("search", db, "docs", "--query-id", "1")
-    assert "JSON list" in misused("search", db, "docs", *how, "--query-vector", "1,2")
+    for vector in ("1,2", "[]", "[true]", "[" * 100_000, f"@{db}", f"@{db}.none"):
+        assert "--query-vector" in misused("search", db, "docs", *how, "--query-vector", vector)
+    assert "beyond float32" in fails("search", db, "docs", *how, "--query-vector", f"[{'1' * 400}]")
+    assert "id holds BIGINT, not vectors" in fails("search", db, "docs", "--rerank", "id", "--query-id", "4")
     assert "no column 'codes'" in fails("search", db, "docs", "--model", "docs", "--code", "codes", "--query-text", "a")
     assert "id = 999" in fails("search", db, "docs", *how, "--rerank", "emb", "--query-id", "999")
     assert "no model is named 'x'" in fails("search", db, "docs", "--model", "x", "--code", "code", "--query-text", "a")

@@ -316,6 +316,8 @@ def test_what_cannot_be_read_or_written_is_said(tmp_path, table, model):
         ((source, out), {"column": "vec"}, "no column 'vec'"),
         ((source, out), {"keep": ["id", "vec"]}, "no column 'vec'"),
         ((source, out), {"output": "id"}, "second one named 'id'"),
+        ((source, out), {"threads": -1}, "threads is -1; expected at least 1"),
+        ((source, out), {"part_rows": 0}, "part_rows is 0; expected at least 1"),
         ((source, source), {}, "source and target are the same"),
     ]:
         with pytest.raises(InputError, match=words):

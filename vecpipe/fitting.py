@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -16,7 +15,7 @@ from vecpipe.arrays import Float64, OnInvalid, Rows, to_rows
 from vecpipe.blocks import NotFiniteError
 from vecpipe.errors import FitError, InputError
 from vecpipe.kernels import one_blas_thread
-from vecpipe.ordered import in_order
+from vecpipe.ordered import in_order, thread_count
 from vecpipe.pipeline import Model, fit_sketch, needs_sample
 from vecpipe.sketch import Sketch
 from vecpipe.sources import Source, open_source, vector_column
@@ -119,7 +118,7 @@ def sketch_source(
         The source has no rows at all.
     """
     name = vector_column(source.schema, column)
-    workers = threads or min(os.cpu_count() or 1, 8)
+    workers = thread_count(threads)
     sketch: Sketch | None = None
     row = 0
 

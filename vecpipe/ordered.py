@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from vecpipe.errors import InputError
+
 Result = TypeVar("Result")
+
+
+def thread_count(threads: int | None) -> int:
+    """Return how many threads compute: by default as many as there are processors, at most 8.
+
+    Raises
+    ------
+    InputError
+        Less than one.
+    """
+    if threads is not None and threads < 1:
+        raise InputError(f"threads is {threads}; expected at least 1")
+    return threads or min(os.cpu_count() or 1, 8)
 
 
 def in_order(

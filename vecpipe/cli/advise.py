@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import click
 
 from vecpipe.cli.output import console, table
@@ -64,7 +66,7 @@ def _value(text: str | None, key: str, option: str) -> float | None:
         return None
     name, _, value = text.rpartition("=")
     try:
-        if name in ("", key):
+        if name in ("", key) and math.isfinite(float(value)):
             return float(value)
     except ValueError:
         pass

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +28,7 @@ from vecpipe.etl.targets import Target, open_target
 from vecpipe.etl.types import cast, plain
 from vecpipe.fitting import Progress
 from vecpipe.kernels import one_blas_thread
-from vecpipe.ordered import in_order
+from vecpipe.ordered import in_order, thread_count
 from vecpipe.pipeline import Model
 from vecpipe.sources import vector_column
 from vecpipe.version import __version__
@@ -144,13 +143,14 @@ def apply_model(
                 raise InputError(f"{rows_out.name} exists already; choose another name, or overwrite it (--overwrite)")
             _leftovers(rows_out.folder)
             return Applied(rows_out.name, rows_in.rows, rows_in.rows, int(there.get("invalid", 0)), plan.output)
-        size = part_rows or _part_rows(plan.schema)
+        size = _part_rows(plan.schema) if part_rows is None else part_rows
         if size < 1:
             raise InputError(f"part_rows is {size}; expected at least 1")
+        workers = thread_count(threads)
         workspace = Workspace(rows_out.folder, {**run, "part_rows": size}, restart=restart)
         try:
             resumed = sum(part.rows for part in workspace.parts)
-            _compute(rows_in, workspace, plan, threads, progress)
+            _compute(rows_in, workspace, plan, workers, progress)
             rows_in.close()
             record["invalid"] = sum(part.invalid for part in workspace.parts)
             rows_out.write(plan.schema, workspace.batches(), record, replace=there is not None)
@@ -274,10 +274,9 @@ def _code_column(schema: Any, column: str | None) -> str:
     return str(found[0])
 
 
-def _compute(source: Table, workspace: Workspace, plan: _Plan, threads: int | None, progress: Progress | None) -> None:
+def _compute(source: Table, workspace: Workspace, plan: _Plan, workers: int, progress: Progress | None) -> None:
     """Bring the workspace from the parts it has to all parts."""
     done = sum(part.rows for part in workspace.parts)
-    workers = threads or min(os.cpu_count() or 1, 8)
     if progress is not None:
         progress(done, source.rows)
     blocks = source.read(plan.columns, workspace.part_rows, len(workspace.parts))

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from vecpipe.engines.duckdb.identifiers import quoted, quoted_table
 from vecpipe.errors import EngineError, InputError
 from vecpipe.etl.types import file_type
-from vecpipe.sources import ARROW_SUFFIXES
+from vecpipe.sources import ARROW_SUFFIXES, holds_duckdb
 
 BLOCK_ROWS = 8_192
 """Rows that are computed and held at a time."""
@@ -63,8 +63,7 @@ class Table(Protocol):
 def is_duckdb(path: Path) -> bool:
     """Whether a path is a DuckDB database: by its first bytes where there is a file, else by its suffix."""
     if path.is_file() and path.stat().st_size:
-        with path.open("rb") as file:
-            return file.read(12)[8:] == b"DUCK"
+        return holds_duckdb(path)
     return path.suffix.lower() in DUCKDB_SUFFIXES
 
 
