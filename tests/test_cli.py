@@ -301,6 +301,25 @@ def test_sql_shows_the_first_rows_and_streams_all_of_them():
     assert len(works("sql", "-c", "FROM range(2500)", "--format", "csv").splitlines()) == 2_501
 
 
+def test_json_keeps_columns_of_equal_names_and_is_json_whatever_the_values():
+    query = """SELECT 1 AS a, 2 AS a, 3 AS a_1, 'nan'::FLOAT AS b, ['inf'::DOUBLE, 1.5] AS c,
+        MAP {1: 'nan'::FLOAT} AS d, {'x': '-inf'::FLOAT, 'y': '\\xFF'::BLOB} AS e"""
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    (line,) = works("sql", "--format", "json", "-c", query).splitlines()
+    assert json.loads(line, parse_constant=refuse) == {
+        "a": 1,
+        "a_2": 2,
+        "a_1": 3,
+        "b": None,
+        "c": [None, 1.5],
+        "d": {"1": None},
+        "e": {"x": None, "y": "ff"},
+    }
+
+
 def test_sql_counts_changed_rows_and_is_silent_about_the_rest():
     assert works("sql", "-c", "CREATE TABLE t(a INT); INSERT INTO t VALUES (1), (2); SET threads = 2") == (
         works("sql", "-c", "CREATE TABLE t(a INT); INSERT INTO t VALUES (1), (2)")
