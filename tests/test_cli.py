@@ -139,6 +139,19 @@ def test_fit_says_what_is_missing(docs, db):
     assert "no such file" in fails("fit", "none.parquet", "pca(4)", "--out", "m")
 
 
+def test_fit_finds_where_the_model_cannot_go_before_it_reads_a_row(tmp_path, docs):
+    for options, words in (
+        (("--out", tmp_path / "none" / "m.vecpipe"), "there is no folder"),
+        (("--out", tmp_path), "is a folder"),
+        (("--name", "m", "--db", tmp_path / "none" / "m.duckdb"), "there is no folder"),
+        (("--name", "m", "--db", docs), "is not a DuckDB database"),
+    ):
+        said = fails("fit", docs, "pca(4)", *options, "--progress", "lines")
+        assert words in said
+        assert "rows/s" not in said
+    assert "--name is empty" in misused("fit", docs, "pca(4)", "--name", " ", "--db", tmp_path / "m.duckdb")
+
+
 def test_a_source_that_breaks_off_is_an_error_of_one_paragraph(tmp_path, docs, db):
     damaged = tmp_path / "damaged.parquet"
     data = bytearray(docs.read_bytes())

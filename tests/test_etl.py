@@ -313,6 +313,8 @@ def test_what_cannot_be_read_or_written_is_said(tmp_path, table, model):
         ((source, tmp_path / "no" / "out.parquet"), {}, "no folder"),
         ((source, tmp_path / "out.duckdb"), {}, "into which table"),
         ((source, database), {"into": "none.codes"}, "no schema"),
+        ((source, tmp_path / "new.duckdb"), {"into": "none.codes"}, "no schema"),
+        ((source, tmp_path / "new.duckdb"), {"into": ""}, "'' is no name for a table"),
         ((source, out), {"column": "vec"}, "no column 'vec'"),
         ((source, out), {"keep": ["id", "vec"]}, "no column 'vec'"),
         ((source, out), {"output": "id"}, "second one named 'id'"),

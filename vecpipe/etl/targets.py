@@ -181,14 +181,18 @@ class DuckDBTarget:
     def __init__(self, path: Path, table: str) -> None:
         self.path, self.table = path, table
         self._table = quoted_table(table)
+        if not self._table:
+            raise InputError(f"{path}: {table!r} is no name for a table; say into which table of it")
         self.name = f"{table} in {path}"
         self.folder = path.with_name(f"{path.name}.{''.join(c if c.isalnum() else '_' for c in table)}.partial")
 
     def record(self) -> dict[str, Any] | None:
         """Return the record in the table's comment."""
-        if not self.path.exists():
-            return None
         schema, table = split_name(self.table)
+        if not self.path.exists():
+            if schema.lower() != "main":
+                raise InputError(f"{self.path}: a new database has no schema {schema!r}; CREATE SCHEMA it first")
+            return None
         con = self._connect(read_only=True)
         try:
             if con.execute(_HAS_SCHEMA, [schema]).fetchone() is None:
