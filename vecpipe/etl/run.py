@@ -84,6 +84,10 @@ def apply_model(
     A run that is interrupted at any moment goes on where it stopped when called again in the same way, and gives
     what an uninterrupted one gives. The target is never seen half-written.
 
+    Kept columns stay what they are, with four exceptions: dictionaries and ENUM become plain values; half floats become
+    FLOAT in DuckDB; HUGEINT becomes DECIMAL(38, 0) in a file, and UHUGEINT, BIGNUM, BIT and TIMETZ text. A column that
+    the target cannot hold (INTERVAL in Parquet) is refused by name before anything is computed.
+
     Parameters
     ----------
     source, table
