@@ -147,6 +147,42 @@ def test_fit_says_what_is_missing(docs, db):
     assert "no such file" in fails("fit", "none.parquet", "pca(4)", "--out", "m")
 
 
+def test_fit_finds_where_the_model_cannot_go_before_it_reads_a_row(tmp_path, docs):
+    for options, words in (
+        (("--out", tmp_path / "none" / "m.vecpipe"), "there is no folder"),
+        (("--out", tmp_path), "is a folder"),
+        (("--name", "m", "--db", tmp_path / "none" / "m.duckdb"), "there is no folder"),
+        (("--name", "m", "--db", docs), "is not a DuckDB database"),
+    ):
+        said = fails("fit", docs, "pca(4)", *options, "--progress", "lines")
+        assert words in said
+        assert "rows/s" not in said
+    assert "--name is empty" in misused("fit", docs, "pca(4)", "--name", " ", "--db", tmp_path / "m.duckdb")
+
+
+def test_a_source_that_breaks_off_is_an_error_of_one_paragraph(tmp_path, docs, db):
+    damaged = tmp_path / "damaged.parquet"
+    data = bytearray(docs.read_bytes())
+    data[2_000 : len(data) // 2] = b"\xff" * (len(data) // 2 - 2_000)
+    damaged.write_bytes(data)
+    for command in (("fit", damaged, "int8", "--out", tmp_path / "m"), ("advise", damaged)):
+        assert "damaged.parquet: cannot be read to its end" in fails(*command)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    damaged.rename(folder / "damaged.parquet")
+    assert "folder: cannot be read to its end" in fails("fit", folder, "int8", "--out", tmp_path / "m")
+    late = "SELECT emb, CAST(CASE id WHEN 450 THEN 'x' ELSE '1' END AS INTEGER) AS one FROM docs"
+    assert "Could not convert string 'x' to INT32" in (said := fails("fit", db, "int8", "--query", late, "--out", "m"))
+    assert f"in: {late}" in said
+    assert not (tmp_path / "m").exists()
+
+
+def test_advise_says_what_is_wrong(docs, db):
+    for budget in ("bytes=nan", "bytes=inf", "bytes=many", "size=3"):
+        assert "expected bytes=NUMBER" in misused("advise", docs, "--budget", budget)
+    assert "needs --table or --query" in misused("advise", db)
+
+
 def test_apply_refuses_another_model_with_exit_code_1(tmp_path, docs):
     target, works_dir = tmp_path / "out.parquet", tmp_path / "out.parquet.partial"
     first, second = tmp_path / "a.vecpipe", tmp_path / "b.vecpipe"
@@ -239,7 +275,10 @@ def test_search_says_what_is_wrong(db):
     assert "give one query" in misused("search", db, "docs", *how)
     assert "needs the --model" in misused("search", db, "docs", "--code", "code", "--query-id", "1")
     assert "say what to search" in misused("search", db, "docs", "--query-id", "1")
-    assert "JSON list" in misused("search", db, "docs", *how, "--query-vector", "1,2")
+    for vector in ("1,2", "[]", "[true]", "[" * 100_000, f"@{db}", f"@{db}.none"):
+        assert "--query-vector" in misused("search", db, "docs", *how, "--query-vector", vector)
+    assert "beyond float32" in fails("search", db, "docs", *how, "--query-vector", f"[{'1' * 400}]")
+    assert "id holds BIGINT, not vectors" in fails("search", db, "docs", "--rerank", "id", "--query-id", "4")
     assert "no column 'codes'" in fails("search", db, "docs", "--model", "docs", "--code", "codes", "--query-text", "a")
     assert "id = 999" in fails("search", db, "docs", *how, "--rerank", "emb", "--query-id", "999")
     assert "no model is named 'x'" in fails("search", db, "docs", "--model", "x", "--code", "code", "--query-text", "a")
@@ -285,6 +324,25 @@ def test_sql_shows_the_first_rows_and_streams_all_of_them():
     assert "the first 5 rows" in shown
     assert "│ 4 " in shown.replace("│     4 ", "│ 4 ")
     assert len(works("sql", "-c", "FROM range(2500)", "--format", "csv").splitlines()) == 2_501
+
+
+def test_json_keeps_columns_of_equal_names_and_is_json_whatever_the_values():
+    query = """SELECT 1 AS a, 2 AS a, 3 AS a_1, 'nan'::FLOAT AS b, ['inf'::DOUBLE, 1.5] AS c,
+        MAP {1: 'nan'::FLOAT} AS d, {'x': '-inf'::FLOAT, 'y': '\\xFF'::BLOB} AS e"""
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    (line,) = works("sql", "--format", "json", "-c", query).splitlines()
+    assert json.loads(line, parse_constant=refuse) == {
+        "a": 1,
+        "a_2": 2,
+        "a_1": 3,
+        "b": None,
+        "c": [None, 1.5],
+        "d": {"1": None},
+        "e": {"x": None, "y": "ff"},
+    }
 
 
 def test_sql_counts_changed_rows_and_is_silent_about_the_rest():

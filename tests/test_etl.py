@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import vecpipe
-from vecpipe.errors import InputError, ResumeError
+from vecpipe.errors import EngineError, InputError, ResumeError
 from vecpipe.etl import apply_model
 from vecpipe.etl.files import replacing
 
@@ -313,9 +313,13 @@ def test_what_cannot_be_read_or_written_is_said(tmp_path, table, model):
         ((source, tmp_path / "no" / "out.parquet"), {}, "no folder"),
         ((source, tmp_path / "out.duckdb"), {}, "into which table"),
         ((source, database), {"into": "none.codes"}, "no schema"),
+        ((source, tmp_path / "new.duckdb"), {"into": "none.codes"}, "no schema"),
+        ((source, tmp_path / "new.duckdb"), {"into": ""}, "'' is no name for a table"),
         ((source, out), {"column": "vec"}, "no column 'vec'"),
         ((source, out), {"keep": ["id", "vec"]}, "no column 'vec'"),
         ((source, out), {"output": "id"}, "second one named 'id'"),
+        ((source, out), {"threads": -1}, "threads is -1; expected at least 1"),
+        ((source, out), {"part_rows": 0}, "part_rows is 0; expected at least 1"),
         ((source, source), {}, "source and target are the same"),
     ]:
         with pytest.raises(InputError, match=words):
@@ -396,3 +400,154 @@ def test_the_manifest_says_what_it_is_a_run_of(interrupted, model):
     assert manifest["part_rows"] == 400
     assert manifest["source"]["rows"] == ROWS
     assert manifest["options"]["column"] == "emb"
+
+
+# DuckDB's own types -----------------------------------------------------------------------------------------
+
+OWN_TYPES = """
+    SELECT i AS id, [i, 1, 2]::FLOAT[3] AS emb, 340282366920938463463374607431768211455::UHUGEINT AS uhuge,
+        (-170141183460469231731687303715884105727)::HUGEINT AS huge, '10101'::BIT AS bits,
+        '9ce0bd62-1234-4d4e-9c5b-3d1d6c6a2a11'::UUID AS uuid, '12:00:00+02'::TIMETZ AS clock,
+        INTERVAL '1 month 2 days 3 us' AS span, {'x': [5::HUGEINT], 'y': '1'::BIT} AS pair,
+        MAP {'k': 7::UHUGEINT} AS named, 12.345::DECIMAL(30, 5) AS price, [[1::UHUGEINT], [i::UHUGEINT]] AS nested,
+        [1, i]::HUGEINT[2] AS two, '{"a": 1}'::JSON AS document, [true, NULL] AS flags, union_value(a := i::INT) AS one,
+        12345678901234567890123::BIGNUM AS long, 1::VARIANT AS anything,
+        NULL::BIT AS nothing, '2020-01-01 10:00:00.123456'::TIMESTAMP_NS AS at
+    FROM range(5) r(i)
+"""
+
+
+def test_a_table_of_duckdb_becomes_another_with_every_type_and_value_as_it_was(tmp_path):
+    source, target = tmp_path / "docs.duckdb", tmp_path / "out.duckdb"
+    with duckdb.connect(str(source)) as con:
+        con.execute(f"CREATE TABLE docs AS {OWN_TYPES}")
+    model = vecpipe.fit(np.eye(3, dtype=np.float32), "int8")
+    apply_model(source, model, target, table="docs", into="codes", column="emb")
+    with duckdb.connect() as con:
+        con.execute(f"ATTACH '{source}' AS a (READ_ONLY); ATTACH '{target}' AS b (READ_ONLY)")
+        assert con.sql("SELECT * EXCLUDE (code) FROM b.codes").types == con.sql("FROM a.docs").types
+        assert con.sql("SELECT * EXCLUDE (code) FROM b.codes").fetchall() == con.sql("FROM a.docs").fetchall()
+
+
+@pytest.mark.parametrize("into", ["parquet", "arrow"])
+def test_duckdbs_own_types_become_types_that_a_file_holds(tmp_path, into):
+    source, target = tmp_path / "docs.duckdb", tmp_path / f"out.{into}"
+    with duckdb.connect(str(source)) as con:
+        con.execute(
+            f"CREATE TABLE docs AS SELECT * EXCLUDE (span, one) REPLACE (id::HUGEINT AS huge) FROM ({OWN_TYPES})"
+        )
+    apply_model(source, vecpipe.fit(np.eye(3, dtype=np.float32), "int8"), target, table="docs", column="emb")
+    row = load(target).slice(1, 1).to_pylist()[0]
+    assert row["uhuge"] == "340282366920938463463374607431768211455"
+    assert (row["huge"], row["bits"], row["clock"]) == (1, "10101", "12:00:00+02")
+    assert row["pair"] == {"x": [5], "y": "1"}
+    assert dict(row["named"]) == {"k": "7"}
+    assert (row["nested"], row["two"], row["flags"]) == ([["1"], ["1"]], [1, 1], [True, None])
+
+
+def test_a_whole_number_too_large_for_a_file_stops_instead_of_becoming_another(tmp_path):
+    source = tmp_path / "docs.duckdb"
+    with duckdb.connect(str(source)) as con:
+        con.execute(f"CREATE TABLE docs AS SELECT id, emb, huge FROM ({OWN_TYPES})")
+    model = vecpipe.fit(np.eye(3, dtype=np.float32), "int8")
+    with pytest.raises(EngineError, match=r'CAST\("huge" AS DECIMAL\(38, 0\)\)'):
+        apply_model(source, model, tmp_path / "out.parquet", table="docs")
+    assert leftovers(tmp_path) == []
+
+
+# Types that a target cannot hold ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("into", "column"),
+    [
+        ("parquet", pa.array([pa.MonthDayNano([1, 2, 3])] * 3)),
+        ("parquet", pa.RunEndEncodedArray.from_arrays(pa.array([3], pa.int32()), pa.array([7]))),
+        (
+            "parquet",
+            pa.UnionArray.from_dense(
+                pa.array([0] * 3, pa.int8()), pa.array([0, 1, 2], pa.int32()), [pa.array([1] * 3)]
+            ),
+        ),
+        ("duckdb", pa.array([1] * 3, pa.decimal256(60, 2))),
+    ],
+)
+def test_a_column_that_the_target_cannot_hold_is_refused_before_anything_is_computed(tmp_path, into, column):
+    X = np.eye(3, dtype=np.float32)
+    emb = pa.FixedSizeListArray.from_arrays(X.ravel(), 3)
+    source, target = store(pa.table({"odd": column, "emb": emb}), tmp_path / "docs.arrow"), tmp_path / f"out.{into}"
+    model = vecpipe.fit(X, "int8")
+    with pytest.raises(InputError, match=r"odd: a .* cannot hold a column of type .*; cast it first, or leave it out"):
+        apply_model(source, model, target, **places(source, target))
+    assert leftovers(tmp_path) == []
+    apply_model(source, model, target, keep=["emb"], **places(source, target))
+
+
+def test_half_floats_and_dictionaries_come_out_plain_however_deep_they_lie(tmp_path):
+    X = np.eye(3, dtype=np.float32)
+
+    def batch(words: list[str]) -> pa.RecordBatch:
+        word = pa.DictionaryArray.from_arrays(pa.array([0, 1, 0], pa.int32()), pa.array(words))
+        half = pa.array(np.array([0.5, 1.5, 2.5], np.float16))
+        emb = pa.FixedSizeListArray.from_arrays(X.ravel(), 3)
+        return pa.RecordBatch.from_arrays(
+            [pa.StructArray.from_arrays([word, half], ["word", "half"]), emb], ["pair", "emb"]
+        )
+
+    source = tmp_path / "docs.arrow"
+    batches = [batch(["a", "b"]), batch(["c", "d"])]
+    with pa.OSFile(str(source), "wb") as file, pa.ipc.new_stream(file, batches[0].schema) as writer:
+        for one in batches:
+            writer.write_batch(one)
+    model = vecpipe.fit(X, "int8")
+    expected = [{"word": word, "half": half} for word, half in zip("abacdc", [0.5, 1.5, 2.5] * 2, strict=True)]
+    for into in FORMATS:
+        target = tmp_path / f"out.{into}"
+        apply_model(source, model, target, part_rows=2, **places(source, target))
+        assert load(target)["pair"].to_pylist() == expected
+
+
+@pytest.mark.parametrize("into", FORMATS)
+def test_vectors_in_a_dictionary_or_a_tensor_are_found_and_kept(tmp_path, into):
+    X = np.arange(12, dtype=np.float32).reshape(3, 4)
+    known = pa.FixedSizeListArray.from_arrays(X.ravel(), 4)
+    indices = pa.array([0, 1, 2, 1], pa.int32())
+    model = vecpipe.fit(X, "int8")
+    for name, emb in {
+        "dictionary": pa.DictionaryArray.from_arrays(indices, known),
+        "tensor": pa.FixedShapeTensorArray.from_numpy_ndarray(X[[0, 1, 2, 1]]),
+    }.items():
+        source = store(pa.table({"id": [1, 2, 3, 4], "emb": emb}), tmp_path / f"{name}.arrow")
+        target = tmp_path / f"{name}-out.{into}"
+        assert vecpipe.fit(source, "center").dim == 4
+        apply_model(source, model, target, **places(source, target))
+        assert load(target)["code"].to_pylist() == [row.tobytes() for row in model.encode(X[[0, 1, 2, 1]])[0]]
+        kept = load(target)["emb"].combine_chunks()
+        kept = kept.storage if isinstance(kept, pa.ExtensionArray) else kept
+        assert [list(row) for row in kept.to_pylist()] == X[[0, 1, 2, 1]].tolist()
+
+
+# Where an error is ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", ["float16", "lvq(4)", "int8_outlier"])
+def test_a_value_that_a_codec_cannot_hold_is_told_by_column_and_row_of_the_table(tmp_path, spec):
+    X = np.random.default_rng(0).standard_normal((10_000, 4), dtype=np.float32)
+    X[:, 3] *= 100
+    model = vecpipe.fit(X, spec)
+    X[9_000, 3] = 1e6
+    emb = pa.FixedSizeListArray.from_arrays(X.ravel(), 4)
+    source = store(pa.table({"emb": emb}), tmp_path / "docs.parquet")
+    with pytest.raises(InputError, match="emb: row 9000 holds a value beyond 65504"):
+        apply_model(source, model, tmp_path / "out.parquet")
+    with pytest.raises(InputError, match="emb: row 9000 holds a value beyond 65504"):
+        apply_model(source, model, tmp_path / "out.parquet", part_rows=8_500, threads=2)
+
+
+def test_a_code_of_another_length_is_told_by_row_of_the_table(tmp_path):
+    codes = [b"abcd"] * 10_000
+    codes[9_000] = b"abc"
+    source = store(pa.table({"code": codes}), tmp_path / "codes.parquet")
+    model = vecpipe.fit(np.eye(4, dtype=np.float32), "int8")
+    with pytest.raises(InputError, match="code: row 9000 holds 3 bytes"):
+        apply_model(source, model, tmp_path / "out.parquet", decode=True)

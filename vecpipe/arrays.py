@@ -5,7 +5,8 @@ Everything downstream sees a C-contiguous ``(n, d) float32`` matrix and a mask o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -15,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vecpipe.errors import InputError
+from vecpipe.errors import InputError, RowError
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -176,6 +177,24 @@ def _as_float32(flat: npt.NDArray[Any], column: str) -> Float32:
 
 
 _NO_ROWS = np.zeros(0, dtype=np.int64)
+
+
+@contextmanager
+def rows_named(column: str, first_row: int = 0, positions: npt.NDArray[np.int64] | None = None) -> Iterator[None]:
+    """Have an operator's complaints about a row of a block name the column, and the row as the user counts.
+
+    Parameters
+    ----------
+    first_row
+        Number of the block's first row.
+    positions : (n,) int64 or None
+        Where the rows of the block were taken from; None for rows that follow each other.
+    """
+    try:
+        yield
+    except RowError as error:
+        row = error.row if positions is None else int(positions[error.row])
+        raise InputError(f"{column}: row {first_row + row} {error.rule}") from error
 
 
 def null_element(where: str) -> InputError:
@@ -388,8 +407,8 @@ def wrong_code_length(column: str, row: int, length: int, width: int) -> InputEr
     )
 
 
-def from_codes(data: Any, width: int, *, column: str = "code") -> tuple[Bytes, Mask | None]:
-    """Return codes as ``(n, width) uint8`` and the mask of rows that are not NULL.
+def from_codes(data: Any, width: int, *, column: str = "code", first_row: int = 0) -> tuple[Bytes, Mask | None]:
+    """Return codes as ``(n, width) uint8`` and the mask of rows that are not NULL; rows count from ``first_row``.
 
     Raises
     ------
@@ -408,7 +427,7 @@ def from_codes(data: Any, width: int, *, column: str = "code") -> tuple[Bytes, M
     if pa.types.is_null(data.type):
         return np.zeros((len(data), width), np.uint8), np.zeros(len(data), bool)
     if pa.types.is_fixed_size_list(data.type) and data.type.value_type == pa.uint8():
-        return _from_byte_lists(data, width, column)
+        return _from_byte_lists(data, width, column, first_row)
     if pa.types.is_fixed_size_binary(data.type) or pa.types.is_binary_view(data.type):
         data = data.cast(pa.binary())
     if not (pa.types.is_binary(data.type) or pa.types.is_large_binary(data.type)):
@@ -425,7 +444,7 @@ def from_codes(data: Any, width: int, *, column: str = "code") -> tuple[Bytes, M
     wrong = np.flatnonzero((lengths != width) if valid is None else (lengths != width) & valid)
     if wrong.size:
         row = int(wrong[0])
-        raise wrong_code_length(column, row, int(lengths[row]), width)
+        raise wrong_code_length(column, first_row + row, int(lengths[row]), width)
     if valid is None:
         start = int(offsets[0]) if n else 0
         return flat[start : start + n * width].reshape(n, width), None
@@ -436,10 +455,10 @@ def from_codes(data: Any, width: int, *, column: str = "code") -> tuple[Bytes, M
     return codes, valid
 
 
-def _from_byte_lists(array: Any, width: int, column: str) -> tuple[Bytes, Mask | None]:
+def _from_byte_lists(array: Any, width: int, column: str, first_row: int) -> tuple[Bytes, Mask | None]:
     """Return codes that are stored as fixed-size lists of bytes, which is how LanceDB takes packed bits."""
     if array.type.list_size != width and array.null_count < len(array):
-        raise wrong_code_length(column, 0, array.type.list_size, width)
+        raise wrong_code_length(column, first_row, array.type.list_size, width)
     valid = None if array.null_count == 0 else np.asarray(array.is_valid().to_numpy(zero_copy_only=False))
     if valid is not None and not valid.any():
         return np.zeros((len(array), width), np.uint8), valid

@@ -15,6 +15,22 @@ class InputError(VecpipeError, ValueError):
     """Rows that no operator accepts: ragged, NaN, infinite, of a wrong width or type."""
 
 
+class RowError(InputError):
+    """A row that an operator cannot hold. Operators see blocks: whoever cut the block knows column and row.
+
+    Attributes
+    ----------
+    row : int
+        Which row of the block.
+    rule : str
+        What it holds, and what to do.
+    """
+
+    def __init__(self, operator: str, row: int, rule: str) -> None:
+        super().__init__(f"{operator}: row {row} {rule}")
+        self.row, self.rule = row, f"{rule} ({operator})"
+
+
 class FitError(VecpipeError, ValueError):
     """The rows are valid but do not suffice for this fit, for example none at all."""
 

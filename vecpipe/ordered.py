@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+from vecpipe.errors import InputError
+
 Result = TypeVar("Result")
 
 MOST_THREADS = 8
@@ -15,7 +17,15 @@ MOST_THREADS = 8
 
 
 def thread_count(asked: int | None = None) -> int:
-    """Return the threads asked for; else as many as there are processors, at most ``MOST_THREADS``."""
+    """Return the threads asked for; else as many as there are processors, at most ``MOST_THREADS``.
+
+    Raises
+    ------
+    InputError
+        Less than one is asked for.
+    """
+    if asked is not None and asked < 1:
+        raise InputError(f"threads is {asked}; expected at least 1")
     return asked or min(os.cpu_count() or 1, MOST_THREADS)
 
 

@@ -6,7 +6,7 @@ Each becomes a stream of Arrow record batches; nothing here looks at the vectors
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from vecpipe.errors import EngineError, InputError
+from vecpipe.errors import EngineError, InputError, VecpipeError
 
 BATCH_ROWS = 8_192
 _PART = r'(?:[^\W\d]\w*|"(?:[^"]|"")+")'
@@ -67,11 +67,11 @@ def open_source(source: Any, query: str | None = None, *, batch_rows: int = BATC
         if query is None:
             raise InputError("a connection needs a query, for example 'SELECT emb FROM docs'")
         try:
-            return _reader(source.sql(query).to_arrow_reader(batch_rows))
+            return _streamed(source.sql(query).to_arrow_reader(batch_rows), query)
         except (duckdb.Error, AttributeError) as error:
             raise EngineError(f"{error}\nin: {query}") from error
     if isinstance(source, duckdb.DuckDBPyRelation):
-        return _reader(source.to_arrow_reader(batch_rows))
+        return _streamed(source.to_arrow_reader(batch_rows), "the relation")
     if isinstance(source, str | Path):
         return _file(Path(source), batch_rows)
     if isinstance(source, np.ndarray):
@@ -124,6 +124,19 @@ def _reader(reader: Any) -> Source:
     return Source(reader.schema, iter(reader))
 
 
+def _streamed(reader: Any, query: str) -> Source:
+    """Return what DuckDB streams; what goes wrong at a late row reaches Arrow as an OSError."""
+    return Source(reader.schema, _guarded(iter(reader), lambda error: EngineError(f"{error}\nin: {query}")))
+
+
+def _guarded(batches: Iterator[Any], refusal: Callable[[Exception], VecpipeError]) -> Iterator[Any]:
+    """Yield batches; what fails between them is raised as an error of ours."""
+    try:
+        yield from batches
+    except (pa.ArrowException, OSError, duckdb.Error) as error:
+        raise refusal(error) from error
+
+
 def _matrix(X: npt.NDArray[Any]) -> Any:
     """Return the rows of a matrix as a table with one column, ``vector``; those that lie in line are not copied."""
     if X.ndim != 2 or not X.shape[1] or X.dtype.kind not in "fiu" or X.dtype.itemsize > 8:
@@ -140,20 +153,32 @@ def _lazy_frame(frame: Any, batch_rows: int) -> Source:
 
 
 def _file(path: Path, batch_rows: int) -> Source:
+    def unreadable(error: Exception) -> InputError:
+        return InputError(f"{path}: cannot be read to its end ({error})")
+
+    if path.is_file() and holds_duckdb(path):
+        raise InputError(f"{path} is a DuckDB database: connect to it and give a query (--query) for the vectors")
     try:
         if path.suffix in ARROW_SUFFIXES:
             return _arrow_file(path, batch_rows)
         if path.is_file():
             parquet = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
-            return Source(parquet.schema_arrow, parquet.iter_batches(batch_rows), parquet.metadata.num_rows)
-        if path.is_dir():
-            return open_source(ds.dataset(path, format="parquet"), batch_rows=batch_rows)
+            batches = _guarded(parquet.iter_batches(batch_rows), unreadable)
+            return Source(parquet.schema_arrow, batches, parquet.metadata.num_rows)
         matches = sorted(path.parent.glob(path.name)) if any(c in path.name for c in "*?[") else []
-        if matches:
-            return open_source(ds.dataset(matches, format="parquet"), batch_rows=batch_rows)
+        if path.is_dir() or matches:
+            found = ds.dataset(path if path.is_dir() else matches, format="parquet")
+            batches = _guarded(found.to_batches(batch_size=batch_rows), unreadable)
+            return Source(found.schema, batches, found.count_rows())
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: cannot be read as Parquet or Arrow IPC ({error})") from error
     raise InputError(f"{path}: no such file")
+
+
+def holds_duckdb(path: Path) -> bool:
+    """Whether a file is a DuckDB database, by its first bytes."""
+    with path.open("rb") as file:
+        return file.read(12)[8:] == b"DUCK"
 
 
 def _arrow_file(path: Path, batch_rows: int) -> Source:
@@ -183,12 +208,17 @@ def vector_column(schema: Any, column: str | None) -> str:
         if column not in names:
             raise InputError(f"no column {column!r}; there are {', '.join(names)}")
         return column
-    lists = [
-        field.name
-        for field in schema
-        if pa.types.is_list(field.type) or pa.types.is_large_list(field.type) or pa.types.is_fixed_size_list(field.type)
-    ]
+    lists = [field.name for field in schema if _holds_lists(field.type)]
     if len(lists) != 1:
         found = f"{len(lists)} columns hold lists ({', '.join(lists)})" if lists else "no column holds lists"
         raise InputError(f"cannot tell which column holds the vectors: {found}; name it with column=")
     return str(lists[0])
+
+
+def _holds_lists(kind: Any) -> bool:
+    """Whether a type is a list, also as a tensor or behind a dictionary: what ``arrays.to_rows`` reads."""
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))

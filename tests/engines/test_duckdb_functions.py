@@ -130,7 +130,7 @@ def test_null_or_nowhere_gives_null(con, call):
         ("vec_power([1, 2], NULL)", "p is None; expected a number"),
         ("vec_truncate([1, 2], 3)", "truncate: cannot keep 3 dimensions of vectors that have 2"),
         ("vec_truncate([1, 2], 0)", "k is 0; expected an integer from 1"),
-        ("vec_float16([70000])", "float16: row 0 holds a value beyond 65504"),
+        ("vec_float16([70000])", "vec_float16: v: row 0 holds a value beyond 65504"),
         ("vec_hamming(1, 2)", "vec_hamming: first code: expected codes"),
         ("vec_hamming('ab'::BLOB, 'abc'::BLOB)", "vec_hamming: second code: row 0 holds 3 bytes"),
         ("vec_hash_embed('a', NULL)", "vec_hash_embed: d is None; expected an integer"),
@@ -150,6 +150,15 @@ def test_errors_name_what_is_wrong_and_the_rule(con, call, message):
     assert message in str(caught.value)
     assert "TypeError" not in str(caught.value)
     assert one(con, "SELECT 1") == 1
+
+
+def test_a_value_that_a_codec_cannot_hold_is_told_by_column_and_row_also_among_several_models(con):
+    for name in ("a", "b"):
+        con.execute(f"SELECT vec_fit_query('{name}', 'float16', 'SELECT [1, 2]::FLOAT[2]')").fetchall()
+    rows = "SELECT ['a', 'b'][1 + i % 2] AS model, [i, if(i = 7, 1e6, 1)]::FLOAT[2] AS v FROM range(9) r(i)"
+    for sql in (f"SELECT vec_encode('a', v) FROM ({rows})", f"SELECT vec_encode(model, v) FROM ({rows})"):
+        with pytest.raises(duckdb.Error, match="vec_encode: v: row 7 holds a value beyond 65504"):
+            con.execute(sql).fetchall()
 
 
 def test_each_row_of_vec_is_valid_is_judged_by_itself(con):

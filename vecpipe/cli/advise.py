@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def _value(text: str | None, key: str, option: str) -> float | None:
         return None
     name, _, value = text.rpartition("=")
     try:
-        if name in ("", key):
+        if name in ("", key) and math.isfinite(float(value)):
             return float(value)
     except ValueError:
         pass

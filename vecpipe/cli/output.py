@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 import time
@@ -67,8 +68,23 @@ def cell(value: Any, width: int = 100) -> str:
 
 
 def as_json(value: Any) -> str:
-    """Return a value as JSON, bytes in hexadecimal."""
-    return json.dumps(value, default=lambda v: v.hex() if isinstance(v, bytes) else str(v), ensure_ascii=False)
+    """Return a value as JSON: bytes in hexadecimal, NaN and infinities as null, keys of any type as text."""
+    try:
+        return json.dumps(value, default=_in_json, ensure_ascii=False, allow_nan=False)
+    except (ValueError, TypeError):
+        return json.dumps(_without_nan(value), default=_in_json, ensure_ascii=False, allow_nan=False)
+
+
+def _in_json(value: Any) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key if isinstance(key, str) else _in_json(key): _without_nan(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 class Lines:

@@ -69,7 +69,10 @@ def fit(
         raise click.UsageError("--name needs a database to store the model in: --db PATH.")
     if db is not None and name is None:
         raise click.UsageError("--db needs a name for the model: --name.")
+    if name is not None and not name.strip():
+        raise click.UsageError("--name is empty.")
     parse(spec)
+    _check_places(out, None if name is None else db or source)
     with progress("fit", progress_mode) as report:
         if inside:
             model = _fit_database(source, table, query, spec, column, weight, on_invalid, report)
@@ -88,6 +91,21 @@ def fit(
         with database(where, read_only=False) as con:
             version = save_model(con, name, model)
         click.echo(f"stored in {where} as {name!r}, version {version}")
+
+
+def _check_places(out: Path | None, db: Path | None) -> None:
+    """Refuse a place that no model can be written to before the rows are read."""
+    from vecpipe.cli.common import database
+    from vecpipe.errors import InputError
+
+    for place in (out, db):
+        if place is not None and not place.parent.is_dir():
+            raise InputError(f"{place}: there is no folder {place.parent}")
+    if out is not None and out.is_dir():
+        raise InputError(f"{out} is a folder; give the name of a file")
+    if db is not None and db.exists():
+        with database(db, read_only=False):
+            pass
 
 
 def _fit_database(

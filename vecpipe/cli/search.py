@@ -67,6 +67,8 @@ def search(
         for column in (code, rerank):
             if column is not None and column not in kinds:
                 raise InputError(f"{table} has no column {column!r}; it has {', '.join(kinds)}")
+        if rerank is not None and not kinds[rerank].endswith("]"):
+            raise InputError(f"{rerank} holds {kinds[rerank]}, not vectors; --rerank takes the column of raw vectors")
         shown = _shown(kinds, columns, table)
         if query_text is not None:
             dim = dim or _width(con, name, str(rerank))
@@ -120,12 +122,12 @@ def _vector(text: str) -> list[float]:
     if text.startswith("@"):
         try:
             text = Path(text[1:]).read_text()
-        except OSError as error:
-            raise click.UsageError(f"--query-vector {text}: cannot be read ({error.strerror}).") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise click.UsageError(f"--query-vector {text}: cannot be read as text ({error}).") from error
     try:
-        vector = json.loads(text)
-    except ValueError as error:
+        vector = json.loads(text, parse_int=float)
+    except (ValueError, RecursionError) as error:
         raise click.UsageError(f"--query-vector is not a JSON list: {error}.") from error
-    if not isinstance(vector, list) or not vector or not all(isinstance(v, int | float) for v in vector):
+    if not isinstance(vector, list) or not vector or not all(isinstance(v, float) for v in vector):
         raise click.UsageError("--query-vector must be a JSON list of numbers.")
-    return [float(v) for v in vector]
+    return vector

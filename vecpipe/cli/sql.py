@@ -39,7 +39,7 @@ A statement ends with ; and may take several lines. Ctrl-C drops what has been t
 def sql(file: str | None, command: str | None, db: Path | None, read_only: bool, rows: int, style: str) -> None:
     """Run SQL with the vec_ functions: FILE, - for standard input, or a prompt on a terminal.
 
-    Results of --format csv and json (one object a line) are complete; tables show the first --rows rows.
+    Results of --format csv and json (one object a line, NaN as null) are complete; tables show the first --rows rows.
 
     \b
     vecpipe sql examples/quickstart.sql
@@ -130,13 +130,26 @@ def _batches(con: duckdb.DuckDBPyConnection, result: Any) -> Iterator[tuple[Any,
 
 def _stream(names: list[str], rows: Iterator[tuple[Any, ...]], style: str) -> None:
     if style == "json":
+        keys = _told_apart(names)
         for row in rows:
-            click.echo(as_json(dict(zip(names, row, strict=True))))
+            click.echo(as_json(dict(zip(keys, row, strict=True))))
         return
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(names)
     for row in rows:
         writer.writerow([value.hex() if isinstance(value, bytes) else value for value in row])
+
+
+def _told_apart(names: list[str]) -> list[str]:
+    """Return names of which no two are equal, numbered as DuckDB numbers those of a table: a, a_1, a_2."""
+    found: dict[str, None] = {}
+    for name in names:
+        number, key = 0, name
+        while key in found or (number and key in names):
+            number += 1
+            key = f"{name}_{number}"
+        found[key] = None
+    return list(found)
 
 
 def _prompt(con: duckdb.DuckDBPyConnection, rows: int, style: str) -> None:

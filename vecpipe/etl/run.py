@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vecpipe.arrays import OnInvalid, from_codes, to_codes, to_rows, to_vectors
+from vecpipe.arrays import OnInvalid, from_codes, rows_named, to_codes, to_rows, to_vectors
 from vecpipe.errors import InputError, ResumeError, VecpipeError
 from vecpipe.etl.parts import PartWriter, Workspace
-from vecpipe.etl.tables import BLOCK_ROWS, Table, open_table
+from vecpipe.etl.tables import BLOCK_ROWS, Table, is_duckdb, open_table
 from vecpipe.etl.targets import Target, open_target
+from vecpipe.etl.types import cast, plain
 from vecpipe.fitting import Progress
 from vecpipe.kernels import one_blas_thread
 from vecpipe.ordered import in_order, thread_count
@@ -83,6 +84,10 @@ def apply_model(
     A run that is interrupted at any moment goes on where it stopped when called again in the same way, and gives
     what an uninterrupted one gives. The target is never seen half-written.
 
+    Kept columns stay what they are, with four exceptions: dictionaries and ENUM become plain values; half floats become
+    FLOAT in DuckDB; HUGEINT becomes DECIMAL(38, 0) in a file, and UHUGEINT, BIGNUM, BIT and TIMETZ text. A column that
+    the target cannot hold (INTERVAL in Parquet) is refused by name before anything is computed.
+
     Parameters
     ----------
     source, table
@@ -124,7 +129,7 @@ def apply_model(
     EngineError
         DuckDB refused.
     """
-    rows_in = open_table(source, table)
+    rows_in = open_table(source, table, into_duckdb=is_duckdb(Path(target)))
     try:
         rows_out = open_target(target, into)
         _refuse_itself(Path(source), table, Path(target), into)
@@ -142,13 +147,14 @@ def apply_model(
                 raise InputError(f"{rows_out.name} exists already; choose another name, or overwrite it (--overwrite)")
             _leftovers(rows_out.folder)
             return Applied(rows_out.name, rows_in.rows, rows_in.rows, int(there.get("invalid", 0)), plan.output)
-        size = part_rows or _part_rows(plan.schema)
+        size = _part_rows(plan.schema) if part_rows is None else part_rows
         if size < 1:
             raise InputError(f"part_rows is {size}; expected at least 1")
+        workers = thread_count(threads)
         workspace = Workspace(rows_out.folder, {**run, "part_rows": size}, restart=restart)
         try:
             resumed = sum(part.rows for part in workspace.parts)
-            _compute(rows_in, workspace, plan, threads, progress)
+            _compute(rows_in, workspace, plan, workers, progress)
             rows_in.close()
             record["invalid"] = sum(part.invalid for part in workspace.parts)
             rows_out.write(plan.schema, workspace.batches(), record, replace=there is not None)
@@ -214,13 +220,13 @@ def _plan(
     if decode:
         _check_invertible(model)
     kind = pa.list_(pa.float32(), width) if decode or model.codec is None else pa.binary()
-    fields = [_plain(rows_in.schema.field(other)) for other in kept]
+    fields = [field.with_type(plain(field.type)) for field in map(rows_in.schema.field, kept)]
     schema = rows_out.prepared(pa.schema([*fields, pa.field(name, kind)]))
 
     def compute(batch: Any, first_row: int) -> tuple[Any, int]:
         array = batch.column(vector)
         if codes:
-            found, valid = from_codes(array, model.bytes_per_vector, column=vector)
+            found, valid = from_codes(array, model.bytes_per_vector, column=vector, first_row=first_row)
             new, invalid = to_vectors(model.decode(found), valid, fixed=True), 0
         else:
             rows = to_rows(
@@ -236,8 +242,9 @@ def _plan(
             elif model.codec is None:
                 new = to_vectors(*model.transform(rows.values, rows.valid), fixed=True)
             else:
-                new = to_codes(*model.encode(rows.values, rows.valid))
-        arrays = [_cast(batch.column(other), schema.field(other).type) for other in kept]
+                with rows_named(vector, first_row):
+                    new = to_codes(*model.encode(rows.values, rows.valid))
+        arrays = [cast(batch.column(other), schema.field(other).type) for other in kept]
         return pa.RecordBatch.from_arrays([*arrays, new.cast(kind)], schema=schema), invalid
 
     options = {
@@ -249,15 +256,6 @@ def _plan(
         "on_invalid": on_invalid,
     }
     return _Plan([*dict.fromkeys([vector, *kept])], vector, kept, name, schema, options, compute)
-
-
-def _plain(field: Any) -> Any:
-    """Return a field without dictionary: those of an Arrow file may not change from batch to batch."""
-    return field.with_type(field.type.value_type) if pa.types.is_dictionary(field.type) else field
-
-
-def _cast(array: Any, kind: Any) -> Any:
-    return array if array.type == kind else array.cast(kind)
 
 
 def _check_invertible(model: Model) -> None:
@@ -280,10 +278,9 @@ def _code_column(schema: Any, column: str | None) -> str:
     return str(found[0])
 
 
-def _compute(source: Table, workspace: Workspace, plan: _Plan, threads: int | None, progress: Progress | None) -> None:
+def _compute(source: Table, workspace: Workspace, plan: _Plan, workers: int, progress: Progress | None) -> None:
     """Bring the workspace from the parts it has to all parts."""
     done = sum(part.rows for part in workspace.parts)
-    workers = thread_count(threads)
     if progress is not None:
         progress(done, source.rows)
     blocks = source.read(plan.columns, workspace.part_rows, len(workspace.parts))

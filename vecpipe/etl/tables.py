@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 
 from vecpipe.engines.duckdb.identifiers import quoted, quoted_table
 from vecpipe.errors import EngineError, InputError
-from vecpipe.sources import ARROW_SUFFIXES
+from vecpipe.etl.types import file_type
+from vecpipe.sources import ARROW_SUFFIXES, holds_duckdb
 
 BLOCK_ROWS = 8_192
 """Rows that are computed and held at a time."""
@@ -62,13 +63,19 @@ class Table(Protocol):
 def is_duckdb(path: Path) -> bool:
     """Whether a path is a DuckDB database: by its first bytes where there is a file, else by its suffix."""
     if path.is_file() and path.stat().st_size:
-        with path.open("rb") as file:
-            return file.read(12)[8:] == b"DUCK"
+        return holds_duckdb(path)
     return path.suffix.lower() in DUCKDB_SUFFIXES
 
 
-def open_table(path: str | Path, table: str | None = None) -> Table:
+def open_table(path: str | Path, table: str | None = None, *, into_duckdb: bool = False) -> Table:
     """Open a Parquet file, an Arrow IPC file or stream, or a table of a DuckDB database.
+
+    Parameters
+    ----------
+    path, table
+        ``table`` for a database alone.
+    into_duckdb
+        Whether DuckDB reads the rows: it gets its own types as they are, others get what they can read.
 
     Raises
     ------
@@ -82,7 +89,7 @@ def open_table(path: str | Path, table: str | None = None) -> Table:
     if is_duckdb(path):
         if table is None:
             raise InputError(f"{path} is a DuckDB database: say which table of it")
-        return DuckDBTable(path, table)
+        return DuckDBTable(path, table, own_types=into_duckdb)
     if table is not None:
         raise InputError(f"{path} is not a DuckDB database, so it has no table {table!r}")
     try:
@@ -216,11 +223,16 @@ class ArrowTable(_FileTable):
 
 
 class DuckDBTable:
-    """A table of a DuckDB database, in the order of its row ids."""
+    """A table of a DuckDB database, in the order of its row ids.
 
-    def __init__(self, path: Path, table: str) -> None:
+    With ``own_types`` its columns travel in Arrow types that only DuckDB reads, and no value or type is lost on the
+    way to another table; without it, those that have no counterpart are cast (``file_type``).
+    """
+
+    def __init__(self, path: Path, table: str, *, own_types: bool = False) -> None:
         self.path, self.table = path, table
         self._name = quoted_table(table)
+        self._casts: dict[str, str] = {}
         try:
             self._con = duckdb.connect(str(path), read_only=True)
         except duckdb.Error as error:
@@ -228,7 +240,12 @@ class DuckDBTable:
         try:
             self._con.execute("SET preserve_insertion_order = true")
             self._con.execute(f"SET memory_limit = '{DUCKDB_MEMORY}'")
-            self.schema = self._con.sql(f"SELECT * FROM {self._name} LIMIT 0").to_arrow_table().schema
+            self._con.execute(f"SET arrow_lossless_conversion = {'true' if own_types else 'false'}")
+            columns = self._con.sql(f"FROM {self._name} LIMIT 0")
+            if not own_types:
+                kinds = zip(columns.columns, columns.types, strict=True)
+                self._casts = {name: text for name, kind in kinds if (text := file_type(kind))}
+            self.schema = self._con.sql(f"{self._select(columns.columns)} LIMIT 0").to_arrow_table().schema
             count, last = self._one(f"SELECT count(*), coalesce(max(rowid), -1) FROM {self._name}")
         except duckdb.BinderException as error:
             self._con.close()
@@ -245,6 +262,14 @@ class DuckDBTable:
     def positions(self) -> int:
         """The last row id, plus one."""
         return self._positions
+
+    def _select(self, columns: Sequence[str]) -> str:
+        """Return the query for columns, cast where a file cannot hold their type."""
+        terms = [
+            f"CAST({quoted(name)} AS {self._casts[name]}) AS {quoted(name)}" if name in self._casts else quoted(name)
+            for name in columns
+        ]
+        return f"SELECT {', '.join(terms)} FROM {self._name}"
 
     def _one(self, sql: str) -> Any:
         (row,) = self._con.sql(sql).fetchall()
@@ -265,10 +290,9 @@ class DuckDBTable:
 
     def read(self, columns: Sequence[str], part_rows: int, first: int) -> Iterator[tuple[int, Any]]:
         """Yield blocks of at most ``BLOCK_ROWS`` rows, one query a part; see ``Table``."""
-        names = ", ".join(quoted(name) for name in columns)
         edges = range(first * part_rows, self.positions + part_rows, part_rows)
         for part, (start, stop) in enumerate(pairwise(edges), first):
-            sql = f"SELECT {names} FROM {self._name} WHERE rowid >= {start} AND rowid < {stop}"
+            sql = f"{self._select(columns)} WHERE rowid >= {start} AND rowid < {stop}"
             try:
                 reader = self._con.sql(sql).to_arrow_reader(BLOCK_ROWS)
                 for _, block in _cut(iter(reader), part, part_rows):

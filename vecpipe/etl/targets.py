@@ -19,6 +19,7 @@ from vecpipe.engines.duckdb.identifiers import quoted_table
 from vecpipe.errors import EngineError, InputError
 from vecpipe.etl.files import replacing
 from vecpipe.etl.tables import PARQUET_SUFFIXES, is_duckdb, split_name
+from vecpipe.etl.types import refuse_unfit, without_halves
 from vecpipe.sources import ARROW_SUFFIXES
 
 _KEY = b"vecpipe"
@@ -54,7 +55,7 @@ class Target(Protocol):
         """Return the record of the run that made what is there: empty for something else, None for nothing."""
 
     def prepared(self, schema: Any) -> Any:
-        """Return the schema as this target can hold it."""
+        """Return the schema as this target can hold it; ``InputError`` for a column that it cannot hold."""
 
     def write(self, schema: Any, batches: Iterator[Any], record: dict[str, Any], *, replace: bool) -> None:
         """Put all rows in place in one step; ``replace`` says whether something may be there."""
@@ -123,6 +124,11 @@ class ParquetTarget(_FileTarget):
     def _metadata(self) -> Any:
         return pq.read_schema(self.path).metadata
 
+    def prepared(self, schema: Any) -> Any:
+        """Return the schema as it is, if Parquet has all of its types."""
+        refuse_unfit(schema, lambda one: pq.ParquetWriter(pa.BufferOutputStream(), one).close(), "a Parquet file")
+        return schema
+
     def write(self, schema: Any, batches: Iterator[Any], record: dict[str, Any], *, replace: bool) -> None:
         """Write beside the parts, then move."""
         texts = (pa.types.is_string, pa.types.is_large_string)
@@ -175,14 +181,18 @@ class DuckDBTarget:
     def __init__(self, path: Path, table: str) -> None:
         self.path, self.table = path, table
         self._table = quoted_table(table)
+        if not self._table:
+            raise InputError(f"{path}: {table!r} is no name for a table; say into which table of it")
         self.name = f"{table} in {path}"
         self.folder = path.with_name(f"{path.name}.{''.join(c if c.isalnum() else '_' for c in table)}.partial")
 
     def record(self) -> dict[str, Any] | None:
         """Return the record in the table's comment."""
-        if not self.path.exists():
-            return None
         schema, table = split_name(self.table)
+        if not self.path.exists():
+            if schema.lower() != "main":
+                raise InputError(f"{self.path}: a new database has no schema {schema!r}; CREATE SCHEMA it first")
+            return None
         con = self._connect(read_only=True)
         try:
             if con.execute(_HAS_SCHEMA, [schema]).fetchone() is None:
@@ -196,7 +206,11 @@ class DuckDBTarget:
 
     def prepared(self, schema: Any) -> Any:
         """Return the schema with half floats widened: DuckDB cannot scan them from Arrow."""
-        return pa.schema([field.with_type(_widened(field.type)) for field in schema], schema.metadata)
+        wide = pa.schema([field.with_type(without_halves(field.type)) for field in schema], schema.metadata)
+        with duckdb.connect() as con:
+            empty = pa.RecordBatchReader.from_batches
+            refuse_unfit(wide, lambda one: con.from_arrow(empty(one, [])).fetchall(), "a DuckDB table")
+        return wide
 
     def write(self, schema: Any, batches: Iterator[Any], record: dict[str, Any], *, replace: bool) -> None:
         """Create the table and its comment in one transaction."""
@@ -218,15 +232,3 @@ class DuckDBTarget:
             return duckdb.connect(str(self.path), read_only=read_only)
         except duckdb.Error as error:
             raise EngineError(f"{self.path}: DuckDB cannot open it ({error})") from error
-
-
-def _widened(kind: Any) -> Any:
-    if pa.types.is_float16(kind):
-        return pa.float32()
-    if pa.types.is_fixed_size_list(kind):
-        return pa.list_(_widened(kind.value_type), kind.list_size)
-    if pa.types.is_list(kind):
-        return pa.list_(_widened(kind.value_type))
-    if pa.types.is_large_list(kind):
-        return pa.large_list(_widened(kind.value_type))
-    return kind

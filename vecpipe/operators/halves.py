@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from vecpipe.arrays import Bytes, Float32
-from vecpipe.errors import InputError
+from vecpipe.errors import RowError
 from vecpipe.kernels import HalfQuery, bfloat_squares, half_squares
 from vecpipe.operators.base import Codec, register
 
+HALF_OVERFLOW = "holds a value beyond 65504, the largest half float; scale the vectors first"
 _TINY = 1e-30
 """Squared norm below which squares may be too small for the product of halves."""
 
@@ -34,14 +35,14 @@ class Float16(Codec):
 
         Raises
         ------
-        InputError
+        RowError
             A value beyond 65504, the largest half float.
         """
         with np.errstate(over="ignore"):
             halves = np.ascontiguousarray(X, dtype="<f2")
         if not np.isfinite(halves).all():
             row = int(np.flatnonzero(~np.isfinite(halves).all(axis=1))[0])
-            raise InputError(f"float16: row {row} holds a value beyond 65504; scale the vectors first")
+            raise RowError(self.name, row, HALF_OVERFLOW)
         return halves.view(np.uint8)
 
     def decode(self, codes: Bytes) -> Float32:

@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from vecpipe.arrays import Bytes, Float32
-from vecpipe.errors import InputError, ModelFormatError
+from vecpipe.errors import ModelFormatError, RowError
 from vecpipe.kernels import DigitQuery, digit_sums, row_products
 from vecpipe.operators.base import Codec, Layout, State, register
 from vecpipe.operators.codecs import absmax_codes, absmax_scales
 from vecpipe.operators.fit_data import FitData
+from vecpipe.operators.halves import HALF_OVERFLOW
 from vecpipe.operators.packing import MAX_BITS, pack, packed_bytes, stored_numbers, unpack
 from vecpipe.operators.parameters import param
 
@@ -49,20 +50,20 @@ class LVQ(Codec):
 
         Raises
         ------
-        InputError
+        RowError
             A value beyond 65504, the largest half float.
         """
         peak = np.abs(X).max(axis=1, initial=0.0)
         if (peak > _HALF_LIMIT).any():
             row = int(np.flatnonzero(peak > _HALF_LIMIT)[0])
-            raise InputError(f"lvq: row {row} holds a value beyond 65504; scale the vectors first")
+            raise RowError(self.name, row, HALF_OVERFLOW)
         low = _half_down(X.min(axis=1))
         top = 2**self.bits - 1
         wide = low.astype(np.float64)
         step = -_half_down(-(X.max(axis=1) - wide) / top)
         if not np.isfinite(step).all():
             row = int(np.flatnonzero(~np.isfinite(step))[0])
-            raise InputError(f"lvq: row {row} spans more than 65504; scale the vectors first")
+            raise RowError(self.name, row, "spans more than 65504, the largest half float; scale the vectors first")
         size = step.astype(np.float64)
         parts = [low[:, None].view(np.uint8), step[:, None].view(np.uint8)]
         unit = np.where(size > 0, size, 1.0)[:, None]
@@ -280,13 +281,13 @@ class Int8Outlier(Codec):
 
         Raises
         ------
-        InputError
+        RowError
             A value beyond 65504, the largest half float, in an outlier dimension.
         """
         halves = np.clip(X[:, self._large], -1e6, 1e6)
         if (np.abs(halves) > _HALF_LIMIT).any():
             row = int(np.flatnonzero((np.abs(halves) > _HALF_LIMIT).any(axis=1))[0])
-            raise InputError(f"int8_outlier: row {row} holds a value beyond 65504; scale the vectors first")
+            raise RowError(self.name, row, HALF_OVERFLOW)
         rest = np.ascontiguousarray(halves, dtype="<f2").view(np.uint8).reshape(len(X), -1)
         return np.concatenate([absmax_codes(np.ascontiguousarray(X[:, self._small])), rest], axis=1)
 

@@ -26,6 +26,7 @@ from vecpipe.arrays import (
     finite_rows,
     flat_array,
     from_codes,
+    rows_named,
     to_codes,
     to_rows,
     to_vectors,
@@ -96,7 +97,8 @@ def _from_operator(cls: type[Operator]) -> Scalar:
         if isinstance(step, Codec):
             if step.direction_only:
                 valid = _and(valid, np.asarray(rows.values.any(axis=1)))
-            return to_codes(step.encode(rows.values), valid)
+            with rows_named(f"{name}: v"):
+                return to_codes(step.encode(rows.values), valid)
         return _finite_vectors(step.apply(rows.values), valid)
 
     return Scalar(name, operator_arguments(cls), returns, help_text, apply)
@@ -339,10 +341,10 @@ def _transform(model: Any, v: Any, on_invalid: Any) -> Any:
 
 def _encode(model: Any, v: Any, on_invalid: Any) -> Any:
     with kernels.one_blas_thread():
-        parts = [
-            (at, *found.encode(values, valid))
-            for at, found, values, valid in rows_by_model(model, v, on_invalid, "vec_encode")
-        ]
+        parts = []
+        for at, found, values, valid in rows_by_model(model, v, on_invalid, "vec_encode"):
+            with rows_named("vec_encode: v", positions=at):
+                parts.append((at, *found.encode(values, valid)))
     return _scatter(len(v), parts, to_codes, pa.binary())
 
 

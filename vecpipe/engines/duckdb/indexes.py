@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vecpipe.arrays import to_rows
+from vecpipe.arrays import rows_named, to_rows
 from vecpipe.cells import CellModel
 from vecpipe.engines.duckdb import catalog
 from vecpipe.engines.duckdb.identifiers import quoted, quoted_table
@@ -105,7 +105,8 @@ class Indexes:
 
             def encode(batch: Any, first: int) -> tuple[Any, ...]:
                 read = to_rows(batch.column("v"), column=column, dim=model.dim, first_row=first)
-                packed, valid = model.encode(read.values, read.valid)
+                with rows_named(column, first):
+                    packed, valid = model.encode(read.values, read.valid)
                 cell = None
                 if cells is not None:
                     cell, there = cells.assign(read.values, read.valid)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vecpipe.arrays import Mask, OnInvalid, to_byte_lists, to_codes, to_rows, to_vectors
+from vecpipe.arrays import Mask, OnInvalid, rows_named, to_byte_lists, to_codes, to_rows, to_vectors
 from vecpipe.engines.lancedb import tags
 from vecpipe.engines.lancedb.checkpoint import Checkpoint, Range
 from vecpipe.engines.lancedb.fragments import Piece, behind, commit, live_rows, pieces, read_rows, write_piece
@@ -102,7 +102,8 @@ class Plan:
         found = block if live is None else block.filter(pa.array(live))
         rows = to_rows(found, column=self.source, dim=self.model.dim, on_invalid=self.on_invalid, first_row=first_row)
         apply = self.model.transform if self.model.codec is None else self.model.encode
-        values, valid = apply(rows.values, rows.valid)
+        with rows_named(self.source, first_row):
+            values, valid = apply(rows.values, rows.valid)
         if live is not None:
             spread = np.zeros((len(live), values.shape[1]), values.dtype)
             spread[live] = values

@@ -16,7 +16,18 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from vecpipe.arrays import Float32, Mask, OnInvalid, Rows, finite_rows, from_codes, to_codes, to_rows, to_vectors
+from vecpipe.arrays import (
+    Float32,
+    Mask,
+    OnInvalid,
+    Rows,
+    finite_rows,
+    from_codes,
+    rows_named,
+    to_codes,
+    to_rows,
+    to_vectors,
+)
 from vecpipe.errors import InputError, SpecError
 from vecpipe.kernels import one_blas_thread
 from vecpipe.pipeline import Model
@@ -88,7 +99,8 @@ def encode(model: Model, series: pl.Series, on_invalid: OnInvalid) -> pl.Series:
 
     def piece(column: Any, start: int) -> Piece:
         rows = _rows(column, series, model.dim, on_invalid, start)
-        return model.encode(rows.values, rows.valid)
+        with rows_named(_label(series), start):
+            return model.encode(rows.values, rows.valid)
 
     codes, valid = _in_pieces(series, model.bytes_per_vector, np.uint8, _ROWS, piece)
     return pl.Series(series.name, to_codes(codes, valid, fixed=True))
@@ -168,7 +180,7 @@ def _rows(column: Any, series: pl.Series, dim: int, on_invalid: OnInvalid, start
 def _items(model: Model, column: Any, series: pl.Series, start: int) -> Piece:
     """Return what a model scores and decodes: codes, or transformed vectors where it has no codec."""
     if model.codec is not None:
-        return from_codes(column, model.bytes_per_vector, column=_label(series))
+        return from_codes(column, model.bytes_per_vector, column=_label(series), first_row=start)
     rows = _rows(column, series, model.output_dim, "error", start)
     return rows.values, rows.valid
 
