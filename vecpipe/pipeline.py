@@ -510,6 +510,10 @@ def _fit_data(sketch: Sketch, queries: FitData | None) -> FitData:
 
     def sample() -> tuple[Float32, npt.NDArray[np.float64]]:
         kept = sketch.sample()
+        if not kept.weights.any():
+            raise FitError(
+                "all rows of the sample weigh nothing, there is nothing to fit from; give fewer rows weight 0"
+            )
         return kept.rows, kept.weights
 
     return FitData(sketch.dim, sketch.count, sample, sketch.moments, queries, sketch.mean)
