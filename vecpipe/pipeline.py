@@ -21,7 +21,7 @@ from vecpipe.errors import CapabilityError, FitError, InputError, ModelFormatErr
 from vecpipe.guard import GUARD_ROWS, neighbours_kept, warn_if_whitening_hurts, whitens
 from vecpipe.moments import Affine
 from vecpipe.operators import Codec, FitData, Operator
-from vecpipe.operators.base import check_widths
+from vecpipe.operators.base import State, check_widths
 from vecpipe.scoring import Coding, Metric, Queries, exact_scores, row_scores
 from vecpipe.sketch import Sketch
 from vecpipe.spec import format_spec, parse
@@ -477,7 +477,7 @@ def fit_sketch(sketch: Sketch, spec: str | Sequence[Operator], queries: Sketch |
     bound: list[Operator] = []
     with kernels.one_blas_thread():  # several threads round otherwise, and the model would depend on their number
         for step in steps:
-            ready = step.bind(data.dim, step.fit(data))
+            ready = step.bind(data.dim, _learnt(step, data))
             bound.append(ready)
             if not isinstance(ready, Codec):
                 data = data.after(ready)
@@ -488,6 +488,30 @@ def fit_sketch(sketch: Sketch, spec: str | Sequence[Operator], queries: Sketch |
         warn_if_whitening_hurts(kept)
     info = FitInfo(sketch.count, sketch.nulls, sketch.invalid, sketch.zeros, kept)
     return Model(bound, sketch.dim, info)
+
+
+def _learnt(step: Operator, data: FitData) -> State:
+    """Return what a step learns.
+
+    Raises
+    ------
+    FitError
+        Numbers so large or so small that what is computed of them overflows, or leaves nothing to divide by.
+    """
+    try:
+        state = step.fit(data)
+    except (np.linalg.LinAlgError, ZeroDivisionError) as error:
+        raise _beyond(step) from error
+    if not all(np.isfinite(array).all() for array in state.values()):
+        raise _beyond(step)
+    return state
+
+
+def _beyond(step: Operator) -> FitError:
+    return FitError(
+        f"{step.name} cannot be fitted: what it computes of these rows leaves the range of float numbers; "
+        "are vectors or weights extremely large or small? Divide them by a constant"
+    )
 
 
 def needs_sample(steps: Sequence[Operator]) -> bool:

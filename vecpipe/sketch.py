@@ -7,6 +7,7 @@ hash. It knows nothing of operators: it is what a stream of rows leaves behind.
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,9 @@ from vecpipe.sample import BottomK, Sample, sample_capacity
 
 _MOMENTS_FROM = 16_384
 """Rows from which moments are accumulated as the rows come: a smaller stream keeps its rows and no matrix."""
+
+_MAX_WEIGHT = 1e120
+"""Largest sum of weights: with the fourth powers of float32 lengths it stays within float64."""
 
 
 class Sketch:
@@ -82,28 +86,39 @@ class Sketch:
         Raises
         ------
         InputError
-            Another width than the sketch's, a row that is not finite, or a weight that is negative, NaN or infinite.
+            Another width than the sketch's, a row that is not finite, or a weight that is negative, NaN, infinite, or
+            so large that sums leave the range of float64.
         """
         if X.shape[1] != self.dim:
             raise InputError(f"vectors have {X.shape[1]} dimensions, but the fit began with {self.dim}")
         if weights is not None and (len(weights) != len(X) or not (np.isfinite(weights) & (weights >= 0)).all()):
             raise InputError("weight: every weight must be a finite number of at least 0")
+        if weights is not None:
+            self._check_weight(_sum(weights))
         step = block_rows(self.dim)
         for start in range(0, len(X), step):
             part = slice(start, start + step)
             self.update_block(Block.of(X[part], None if weights is None else weights[part]))
 
     def update_block(self, block: Block) -> None:
-        """Add a block, whose weights are finite and at least 0; the caller may fill it again afterwards."""
+        """Add a block, whose weights are finite and at least 0; the caller may fill it again afterwards.
+
+        Raises
+        ------
+        InputError
+            The weights are too large.
+        """
+        squares, weights = block.wide_squares(), block.filled_weights()
+        total = _sum(weights)
+        self._check_weight(total)
         hashing = self._keep_sample and not self._given_up
         hashes = block.hashes() if hashing else None
-        squares, weights = block.wide_squares(), block.filled_weights()
         direct = self._streamed is not None and len(block) >= block_rows(self.dim) // 2
         sums = block.sums() if direct else None
         with self._lock:
             self.count += len(block)
             self.zeros += int((squares == 0).sum())
-            self.weight_sum += float(weights.sum())
+            self.weight_sum += total
             self.norm_sum += float(np.sqrt(squares) @ weights)
             if self._streamed is None and len(self._kept) + self._early_rows + len(block) > self._stream_from:
                 self._stream()
@@ -116,6 +131,15 @@ class Sketch:
             elif self._streamed is None:
                 self._early.append(block.copy())
                 self._early_rows += len(block)
+
+    def _check_weight(self, more: float) -> None:
+        """Refuse weights before their squares, or what they are multiplied with, can overflow."""
+        total = self.weight_sum + more
+        if not total <= _MAX_WEIGHT:
+            raise InputError(
+                f"weight: the weights add up to {total:g}, at most {_MAX_WEIGHT:g} is supported; divide them by a "
+                "constant, which changes no fit"
+            )
 
     def _give_up(self) -> None:
         """Let the sample go; from here on the sketch has moments and counts."""
@@ -222,10 +246,11 @@ class Sketch:
         Raises
         ------
         InputError
-            The other sketch is of another width.
+            The other sketch is of another width, or the weights of both are too large.
         """
         if other.dim != self.dim:
             raise InputError(f"cannot merge sketches of {self.dim} and {other.dim} dimensions")
+        self._check_weight(other.weight_sum)
         whole = other.whole
         theirs = BottomK(self.dim).sample() if other._given_up else other.sample()
         moments = None if whole and self.whole else other.moments()
@@ -309,6 +334,7 @@ class Sketch:
         container.check_arrays(arrays, shapes, finite=("rows", "weights", "mean", "scatter", "third", "sums"))
         if m > sample_capacity(dim):
             raise ModelFormatError(f"sketch: a sample of {m} rows is larger than {sample_capacity(dim)}")
+        _check_sums(sketch, arrays)
         sketch._kept.add(arrays["rows"], arrays["hashes"], arrays["counts"], arrays["weights"])
         if "scatter" in arrays:
             weight, squared, fourth = (float(value) for value in arrays["sums"])
@@ -316,6 +342,36 @@ class Sketch:
             sketch._streamed.add(Moments(weight, squared, arrays["mean"], arrays["scatter"], arrays["third"], fourth))
             sketch._kept.restore_limit()
         return sketch
+
+
+def _sum(weights: Float64) -> float:
+    with np.errstate(over="ignore"):
+        return float(weights.sum())
+
+
+def _check_sums(sketch: Sketch, arrays: dict[str, npt.NDArray[Any]]) -> None:
+    """Check that counts and weights of bytes can be those of rows, and that those of the sample are among them.
+
+    Raises
+    ------
+    ModelFormatError
+        They cannot.
+    """
+    counts, weights, whole = arrays["counts"], arrays["weights"], "scatter" not in arrays
+    rows, total = float(counts.sum(dtype=np.float64)), _sum(weights)
+    if (counts < 1).any() or (weights < 0).any():
+        raise ModelFormatError("sketch: a row of the sample has a count below 1 or a weight below 0")
+    if not 0 <= sketch.weight_sum <= _MAX_WEIGHT or sketch.norm_sum < 0 or sketch.zeros > sketch.count:
+        raise ModelFormatError("sketch: the sums of weights or lengths, or the count of zero vectors, are out of range")
+    if not (rows == sketch.count if whole else rows <= sketch.count):
+        raise ModelFormatError(f"sketch: its sample stands for {rows:.0f} rows, but it counts {sketch.count}")
+    if not whole and len(counts) < sample_capacity(sketch.dim):
+        raise ModelFormatError(f"sketch: its sample of a longer stream has {len(counts)} rows, too few for one")
+    if not whole and ((arrays["sums"] < 0).any() or (np.diagonal(arrays["scatter"]) < 0).any()):
+        raise ModelFormatError("sketch: a sum of squares is below 0")
+    known = total if whole else float(arrays["sums"][0])
+    if not np.isclose(known, sketch.weight_sum, rtol=1e-6, atol=0.0) or total > sketch.weight_sum * (1 + 1e-6):
+        raise ModelFormatError(f"sketch: its rows weigh {max(known, total):g}, but it counts {sketch.weight_sum:g}")
 
 
 def _add_block(moments: MomentSum, block: Block) -> None:
