@@ -15,7 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vecpipe.errors import InputError
+from vecpipe.errors import InputError, SpecError
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -90,7 +90,11 @@ def to_rows(
     ------
     InputError
         Wrong type, ragged row, wrong width, NULL element, NaN or infinity: names column, row and rule.
+    SpecError
+        ``on_invalid`` is something else.
     """
+    if on_invalid not in ("error", "null"):
+        raise SpecError(f"on_invalid is {on_invalid!r}; expected 'error' or 'null'")
     if isinstance(data, np.ndarray):
         if data.ndim != 2:
             raise InputError(f"{column}: expected a 2-D array (rows, dimensions), got shape {data.shape}")

@@ -73,7 +73,7 @@ def test_numbers_that_are_too_large_are_a_fit_error_or_give_a_finite_model(spec,
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_products_beyond_float32_are_a_fit_error_that_names_the_step():
     X = np.random.default_rng(6).standard_normal((300, 10)) * 1e19
-    with pytest.raises(FitError, match="opq cannot be fitted: .* leaves the range of float"):
+    with pytest.raises(FitError, match=r"opq cannot be fitted: .* leaves the range of float"):
         fitted("center | opq(5)", X)
 
 
