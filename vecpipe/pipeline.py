@@ -112,12 +112,14 @@ class Model:
         InputError
             The vectors are not of the width the model was fitted on.
         """
-        return self._run(self._chain, X, valid, stable=stable)
+        moved, valid = self._run(self._chain, X, valid, stable=stable)
+        return (moved, valid) if self._moves else _drop(moved, valid)
 
     def transform_queries(self, Q: Float32, valid: Mask | None = None) -> tuple[Float32, Mask | None]:
         """Apply the query side of the steps: what ``transform`` does, but for operators with two sides."""
         chain = _fold([(step, step.query_affine()) for step in self._moves])
-        return self._run(chain, Q, valid, queries=True)
+        moved, valid = self._run(chain, Q, valid, queries=True)
+        return (moved, valid) if self._moves else _drop(moved, valid)
 
     def _run(
         self,
@@ -161,10 +163,19 @@ class Model:
             Y = step.invert(Y)
         return Y
 
-    def encode(self, X: Float32, valid: Mask | None = None) -> tuple[Bytes, Mask | None]:
+    def encode(self, X: Float32, valid: Mask | None = None, *, finite: bool = False) -> tuple[Bytes, Mask | None]:
         """Return codes ``(n, B) uint8`` and the rows that have one.
 
         The code of a vector depends on the model and the vector alone: not on the batch, the threads or the order.
+
+        Parameters
+        ----------
+        X : (n, d) float32
+        valid : (n,) bool or None
+            Rows outside are not looked at and stay outside.
+        finite
+            Whether the rows are known to be finite, as those of ``to_rows`` are; otherwise they are looked at, and
+            those with NaN or an infinite value have no code.
 
         Raises
         ------
@@ -175,11 +186,13 @@ class Model:
         """
         codec = self._need_codec("encode")
         X = _matrix(X, self.dim, "this model was fitted on")
+        if not finite:
+            X, valid = _drop(X, valid)
         if codec.direction_only:
             nowhere: Mask = np.asarray(~X.any(axis=1))
             if nowhere.any():
                 valid = ~nowhere if valid is None else valid & ~nowhere
-        moved, valid = self.transform(X, valid, stable=True)
+        moved, valid = self._run(self._chain, X, valid, stable=True)
         if not len(moved):
             return np.zeros((0, self.bytes_per_vector), np.uint8), valid
         return codec.encode(moved), valid

@@ -236,7 +236,7 @@ def _plan(
             elif model.codec is None:
                 new = to_vectors(*model.transform(rows.values, rows.valid), fixed=True)
             else:
-                new = to_codes(*model.encode(rows.values, rows.valid))
+                new = to_codes(*model.encode(rows.values, rows.valid, finite=True))
         arrays = [_cast(batch.column(other), schema.field(other).type) for other in kept]
         return pa.RecordBatch.from_arrays([*arrays, new.cast(kind)], schema=schema), invalid
 

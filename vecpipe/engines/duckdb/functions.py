@@ -340,7 +340,7 @@ def _transform(model: Any, v: Any, on_invalid: Any) -> Any:
 def _encode(model: Any, v: Any, on_invalid: Any) -> Any:
     with kernels.one_blas_thread():
         parts = [
-            (at, *found.encode(values, valid))
+            (at, *found.encode(values, valid, finite=True))
             for at, found, values, valid in rows_by_model(model, v, on_invalid, "vec_encode")
         ]
     return _scatter(len(v), parts, to_codes, pa.binary())
