@@ -235,6 +235,14 @@ def _usual(lengths: npt.NDArray[np.int64]) -> int:
     return int(found[counts.argmax()]) if found.size else 0
 
 
+def row_widths(data: Any, *, column: str = "vector") -> dict[int, int]:
+    """Return how many rows of a column of vectors have each number of dimensions; NULL and empty rows aside."""
+    array = _arrow(data, column)
+    lengths = pc.drop_null(pc.list_value_length(array)).to_numpy(zero_copy_only=False)
+    found, counts = np.unique(lengths[lengths > 0], return_counts=True)
+    return dict(zip(found.tolist(), counts.tolist(), strict=True))
+
+
 def _from_lists(
     array: Any, column: str, dim: int | None, on_invalid: OnInvalid, first_row: int
 ) -> tuple[Float32, Mask | None, int, Any]:
@@ -246,6 +254,8 @@ def _from_lists(
     if live.size == 0:
         return np.zeros((n, dim or 1), np.float32), valid if n else None, nulls, _NO_ROWS
     width = dim if dim is not None else _usual(lengths[live])
+    if width == 0 and on_invalid == "null":
+        return np.zeros((n, 1), np.float32), valid, nulls, live
     wrong = live[lengths[live] != width]
     if wrong.size and on_invalid == "error":
         check_width(int(lengths[wrong[0]]), width or None, f"{column}: row {first_row + int(wrong[0])}")
