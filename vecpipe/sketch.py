@@ -7,24 +7,19 @@ hash. It knows nothing of operators: it is what a stream of rows leaves behind.
 from __future__ import annotations
 
 import threading
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from vecpipe import container
-from vecpipe.arrays import MAX_DIM, Float32, Float64, Rows
+from vecpipe.arrays import Float32, Float64, Rows
 from vecpipe.blocks import Block, block_rows
-from vecpipe.errors import FitError, InputError, ModelFormatError
+from vecpipe.errors import FitError, InputError
 from vecpipe.kernels import BLOCK_ROWS
 from vecpipe.moments import Moments, MomentSum
-from vecpipe.sample import BottomK, Sample, sample_capacity
+from vecpipe.sample import BottomK, Sample
+from vecpipe.stored_sketch import MAX_WEIGHT, Stored
 
 _MOMENTS_FROM = 16_384
 """Rows from which moments are accumulated as the rows come: a smaller stream keeps its rows and no matrix."""
-
-_MAX_WEIGHT = 1e120
-"""Largest sum of weights: with the fourth powers of float32 lengths it stays within float64."""
 
 
 class Sketch:
@@ -135,9 +130,9 @@ class Sketch:
     def _check_weight(self, more: float) -> None:
         """Refuse weights before their squares, or what they are multiplied with, can overflow."""
         total = self.weight_sum + more
-        if not total <= _MAX_WEIGHT:
+        if not total <= MAX_WEIGHT:
             raise InputError(
-                f"weight: the weights add up to {total:g}, at most {_MAX_WEIGHT:g} is supported; divide them by a "
+                f"weight: the weights add up to {total:g}, at most {MAX_WEIGHT:g} is supported; divide them by a "
                 "constant, which changes no fit"
             )
 
@@ -279,29 +274,9 @@ class Sketch:
 
     def to_bytes(self) -> bytes:
         """Return the sketch as bytes (safetensors)."""
-        sample = self.sample()
-        arrays: dict[str, npt.NDArray[np.generic]] = {
-            "hashes": sample.hashes,
-            "rows": sample.rows,
-            "counts": sample.counts,
-            "weights": sample.weights,
-        }
-        if not self.whole:
-            moments = self.moments()
-            assert moments.third is not None
-            assert moments.fourth is not None
-            arrays |= {"mean": moments.mean, "scatter": moments.scatter, "third": moments.third}
-            arrays["sums"] = np.array([moments.weight, moments.weight_squared, moments.fourth])
-        meta = {
-            "dim": self.dim,
-            "count": self.count,
-            "nulls": self.nulls,
-            "invalid": self.invalid,
-            "zeros": self.zeros,
-            "weight_sum": self.weight_sum,
-            "norm_sum": self.norm_sum,
-        }
-        return container.write("sketch", meta, arrays)
+        sample, moments = self.sample(), None if self.whole else self.moments()
+        counts = (self.count, self.nulls, self.invalid, self.zeros)
+        return Stored(self.dim, *counts, self.weight_sum, self.norm_sum, sample, moments).to_bytes()
 
     @staticmethod
     def from_bytes(data: bytes) -> Sketch:
@@ -312,34 +287,14 @@ class Sketch:
         ModelFormatError
             The bytes are not a readable sketch.
         """
-        meta, arrays = container.read("sketch", data)
-        dim, count = container.integer(meta, "dim", 1, MAX_DIM), container.integer(meta, "count", 0)
-        sketch = Sketch(dim)
-        sketch.count = count
-        sketch.nulls = container.integer(meta, "nulls", 0)
-        sketch.invalid = container.integer(meta, "invalid", 0)
-        sketch.zeros = container.integer(meta, "zeros", 0)
-        sketch.weight_sum = container.number(meta, "weight_sum")
-        sketch.norm_sum = container.number(meta, "norm_sum")
-        m = len(arrays["hashes"]) if "hashes" in arrays else 0
-        shapes = {
-            "hashes": (np.uint64, (m,)),
-            "rows": (np.float32, (m, dim)),
-            "counts": (np.int64, (m,)),
-            "weights": (np.float64, (m,)),
-        }
-        if "scatter" in arrays:
-            shapes |= {"mean": (np.float64, (dim,)), "scatter": (np.float64, (dim, dim))}
-            shapes |= {"third": (np.float64, (dim,)), "sums": (np.float64, (3,))}
-        container.check_arrays(arrays, shapes, finite=("rows", "weights", "mean", "scatter", "third", "sums"))
-        if m > sample_capacity(dim):
-            raise ModelFormatError(f"sketch: a sample of {m} rows is larger than {sample_capacity(dim)}")
-        _check_sums(sketch, arrays)
-        sketch._kept.add(arrays["rows"], arrays["hashes"], arrays["counts"], arrays["weights"])
-        if "scatter" in arrays:
-            weight, squared, fourth = (float(value) for value in arrays["sums"])
-            sketch._streamed = MomentSum(dim)
-            sketch._streamed.add(Moments(weight, squared, arrays["mean"], arrays["scatter"], arrays["third"], fourth))
+        stored = Stored.from_bytes(data)
+        sketch, sample = Sketch(stored.dim), stored.sample
+        sketch.count, sketch.nulls, sketch.invalid = stored.count, stored.nulls, stored.invalid
+        sketch.zeros, sketch.weight_sum, sketch.norm_sum = stored.zeros, stored.weight_sum, stored.norm_sum
+        sketch._kept.add(sample.rows, sample.hashes, sample.counts, sample.weights)
+        if stored.moments is not None:
+            sketch._streamed = MomentSum(stored.dim)
+            sketch._streamed.add(stored.moments)
             sketch._kept.restore_limit()
         return sketch
 
@@ -347,31 +302,6 @@ class Sketch:
 def _sum(weights: Float64) -> float:
     with np.errstate(over="ignore"):
         return float(weights.sum())
-
-
-def _check_sums(sketch: Sketch, arrays: dict[str, npt.NDArray[Any]]) -> None:
-    """Check that counts and weights of bytes can be those of rows, and that those of the sample are among them.
-
-    Raises
-    ------
-    ModelFormatError
-        They cannot.
-    """
-    counts, weights, whole = arrays["counts"], arrays["weights"], "scatter" not in arrays
-    rows, total = float(counts.sum(dtype=np.float64)), _sum(weights)
-    if (counts < 1).any() or (weights < 0).any():
-        raise ModelFormatError("sketch: a row of the sample has a count below 1 or a weight below 0")
-    if not 0 <= sketch.weight_sum <= _MAX_WEIGHT or sketch.norm_sum < 0 or sketch.zeros > sketch.count:
-        raise ModelFormatError("sketch: the sums of weights or lengths, or the count of zero vectors, are out of range")
-    if not (rows == sketch.count if whole else rows <= sketch.count):
-        raise ModelFormatError(f"sketch: its sample stands for {rows:.0f} rows, but it counts {sketch.count}")
-    if not whole and len(counts) < sample_capacity(sketch.dim):
-        raise ModelFormatError(f"sketch: its sample of a longer stream has {len(counts)} rows, too few for one")
-    if not whole and ((arrays["sums"] < 0).any() or (np.diagonal(arrays["scatter"]) < 0).any()):
-        raise ModelFormatError("sketch: a sum of squares is below 0")
-    known = total if whole else float(arrays["sums"][0])
-    if not np.isclose(known, sketch.weight_sum, rtol=1e-6, atol=0.0) or total > sketch.weight_sum * (1 + 1e-6):
-        raise ModelFormatError(f"sketch: its rows weigh {max(known, total):g}, but it counts {sketch.weight_sum:g}")
 
 
 def _add_block(moments: MomentSum, block: Block) -> None:

@@ -79,7 +79,7 @@ def _medoid(group: Group) -> Any:
     return tags[min(best, key=lambda i: _uuid_order(tags[i]) if tags.dtype.kind == "V" else tags[i])]
 
 
-def _uuid_order(tag: np.void) -> int:
+def _uuid_order(tag: Any) -> int:
     """Return what DuckDB orders a UUID by: it keeps one as a number of 128 bits, the first bit turned over."""
     return int.from_bytes(tag.tobytes(), "little", signed=True)
 
