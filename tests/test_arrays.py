@@ -9,8 +9,9 @@ from conftest import anisotropic, fixed
 from hypothesis import given
 from hypothesis import strategies as st
 
+import vecpipe
 from vecpipe.arrays import from_codes, nonfinite_rows, to_codes, to_rows, to_vectors
-from vecpipe.errors import InputError
+from vecpipe.errors import InputError, SpecError
 
 X = anisotropic(40, 5).astype(np.float16).astype(np.float32)
 LISTS = X.tolist()
@@ -186,6 +187,19 @@ def test_a_wrong_width_is_an_error_that_names_both():
 def test_what_is_no_column_of_vectors_is_an_input_error(column):
     with pytest.raises(InputError, match="emb"):
         to_rows(column, column="emb")
+
+
+@pytest.mark.parametrize("odd", ["nul", "NULL", "", None, True])
+def test_what_a_bad_row_does_is_error_or_null_and_nothing_else(odd):
+    for column in (
+        [[1.0, 2.0], [np.nan, 1.0]],
+        np.ones((3, 2), np.float32),
+        pa.array([[1.0]], pa.list_(pa.float32(), 1)),
+    ):
+        with pytest.raises(SpecError, match=r"on_invalid is .*; expected 'error' or 'null'"):
+            to_rows(column, on_invalid=odd)
+    with pytest.raises(SpecError, match="on_invalid is"):
+        vecpipe.fit(np.ones((3, 2), np.float32), "center", on_invalid=odd)
 
 
 def test_more_dimensions_than_supported_are_refused():

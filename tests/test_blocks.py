@@ -9,6 +9,7 @@ from conftest import anisotropic
 from vecpipe.blocks import Block, NotFiniteError, block_rows
 from vecpipe.moments import MomentSum
 from vecpipe.sample import row_hashes
+from vecpipe.sketch import Sketch
 
 
 def in_a_room(block: Block) -> Block:
@@ -52,6 +53,19 @@ def test_values_whose_squares_or_cubes_overflow_count_in_full(place, size):
     np.testing.assert_allclose(found.scatter, centred.T @ centred, rtol=1e-4, atol=1e-5 * norms.sum())
     np.testing.assert_allclose(found.third, third, rtol=1e-3, atol=1e-5 * float(norms @ np.sqrt(norms)))
     assert found.fourth == pytest.approx(norms @ norms, rel=1e-4)
+
+
+@pytest.mark.parametrize("place", [lambda block: block, in_a_room])
+@pytest.mark.parametrize("size", [1e-17, 1e-20, 5e-22, 1e-30, 1e-38])
+def test_values_whose_squares_underflow_are_no_zeros(place, size):
+    X = anisotropic(300, 5) * np.float32(size)
+    X[7] = 0
+    squares = place(Block.of(X, None)).wide_squares()
+    np.testing.assert_allclose(squares, (X.astype(np.float64) ** 2).sum(axis=1), rtol=1e-5)
+    sketch = Sketch(5)
+    sketch.update(X)
+    assert sketch.zeros == 1
+    assert sketch.norm_sum == pytest.approx(np.linalg.norm(X.astype(np.float64), axis=1).sum(), rel=1e-5)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -178,6 +178,36 @@ def test_an_odd_first_row_does_not_decide_the_width(odd):
     assert (model.dim, model.info.rows, model.info.invalid) == (8, 500, 1)
 
 
+def parts(*rows: list[Any]) -> pa.RecordBatchReader:
+    batches = [pa.record_batch({"emb": pa.array(values, pa.list_(pa.float32()))}) for values in rows]
+    return pa.RecordBatchReader.from_batches(batches[0].schema, batches)
+
+
+def test_batches_without_a_valid_row_do_not_decide_the_width():
+    wide, bad = X.tolist(), [[float("nan"), 1.0], None]
+    for order in ([[[]] * 3, bad, wide], [wide, bad, [[]] * 3], [[None], bad, [[]] * 3, wide]):
+        model = vecpipe.fit(parts(*order), SPEC, on_invalid="null")
+        assert (model.dim, model.info.rows, model.info.invalid) == (8, 500, 4)
+        assert model.info.nulls == 1 + ([None] in order)
+    with pytest.raises(FitError, match=r"no vectors to fit from \(4 rows: 1 NULL, 3 invalid\)"):
+        vecpipe.fit(parts([[], []], bad), SPEC, on_invalid="null")
+
+
+def test_the_width_of_most_rows_is_fitted_or_an_error_says_which_it_is():
+    narrow, wide = [[1.0, 2.0]] * 200, X.tolist()
+    for order in ((wide, narrow), (narrow + wide, narrow), (wide[:9], narrow, wide[9:])):
+        model = vecpipe.fit(parts(*order), SPEC, on_invalid="null")
+        assert (model.dim, model.info.rows) == (8, 500)
+    for first, others in ((narrow, 500), (narrow + wide[:199], 500)):
+        rest = wide if len(first) == 200 else wide[199:]
+        with pytest.raises(
+            InputError, match=f"first vectors have 2 dimensions, as 200 of them all, but {others} have 8"
+        ):
+            vecpipe.fit(parts(first, rest), SPEC, on_invalid="null")
+    with pytest.raises(InputError, match="first vectors have 8 dimensions, as 200 of them all, but 200 have 2"):
+        vecpipe.fit(parts(wide[:200], narrow), SPEC, on_invalid="null")
+
+
 def test_nulls_before_the_first_vector_are_counted():
     nulls = pa.table({"emb": pa.array([None] * 200, pa.list_(pa.float32()))})
     whole = pa.concat_tables([nulls, lists(pa.list_(pa.float32())).select(["emb"])])

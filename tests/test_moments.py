@@ -13,8 +13,9 @@ from vecpipe.moments import Affine, Moments
 
 def definition(X: np.ndarray, w: np.ndarray) -> dict[str, np.ndarray | float]:
     X = X.astype(np.float64)
-    mean = w @ X / w.sum()
-    C = X - mean
+    C = X - X[0]  # so that rows that are all the same have no deviation here either
+    shift = w @ C / w.sum()
+    mean, C = X[0] + shift, C - shift
     squares = (C**2).sum(axis=1)
     return {
         "weight": w.sum(),
@@ -94,3 +95,19 @@ def test_one_map_then_another_is_one_map(first, second):
     if middle.shape[1] < len(b.matrix):
         pytest.skip("the second map needs more dimensions than the first leaves")
     np.testing.assert_allclose(applied(a.then(b), X), applied(b, middle), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("first", [0.0, 1e-9])
+def test_rows_that_are_all_the_same_have_no_scatter_whatever_the_weights(first):
+    X = anisotropic(1, 6).repeat(50, axis=0)
+    w = np.random.default_rng(2).random(50)
+    w[0] = first
+    found = Moments.of_rows(X, w)
+    assert not found.scatter.any()
+    np.testing.assert_array_equal(found.mean, X[0])
+
+
+def test_a_row_that_weighs_nothing_costs_the_others_no_digits():
+    X, w = anisotropic(300, 5), np.ones(300)
+    X[0], w[0] = 1e30, 0.0
+    assert_moments(Moments.of_rows(X, w), X[1:], w[1:])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from vecpipe import container
 from vecpipe.arrays import to_rows
+from vecpipe.blocks import Block
 from vecpipe.errors import FitError, InputError, ModelFormatError
 from vecpipe.moments import Moments
 from vecpipe.pipeline import fit_sketch, needs_sample
@@ -217,7 +218,26 @@ def test_weights_that_are_all_zero_leave_nothing_to_fit():
         fit_sketch(sketch_of(anisotropic(10, 3), weights=[np.zeros(10)]), "center")
 
 
-@pytest.mark.parametrize("change", ["dim", "rows", "counts", "scatter", "extra", "too many", "count below", "infinite"])
+def test_weights_whose_squares_overflow_are_refused_and_change_nothing():
+    sketch = sketch_of(anisotropic(10, 3), weights=[np.full(10, 1e118)])
+    before = sketch.to_bytes()
+    assert np.isfinite(Sketch.from_bytes(before).moments().covariance).all()
+    for weight in (1e119, 1e120, 1e200, 1e308):
+        with pytest.raises(InputError, match="weights add up to"):
+            sketch.update(anisotropic(10, 3), np.full(10, weight))
+        with pytest.raises(InputError, match="weights add up to"):
+            Sketch(3).update_block(Block.of(anisotropic(10, 3), np.full(10, 10 * weight)))
+    with pytest.raises(InputError, match="weights add up to"):
+        sketch.merge(sketch_of(anisotropic(10, 3), weights=[np.full(10, 9.5e118)]))
+    assert sketch.to_bytes() == before
+
+
+CHANGES = ["dim", "rows", "counts", "scatter", "extra", "too many", "count below", "infinite"]
+CHANGES += ["weights below", "one weight below", "weights zero", "counts zero", "rows gone", "rows more", "weight more"]
+CHANGES += ["weight below", "norm below", "zeros"]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 def test_hostile_sketches_with_a_right_hash_are_refused(change):
     record, arrays = container.read("sketch", sketch_of(anisotropic(20, 3)).to_bytes())
     if change == "dim":
@@ -236,8 +256,47 @@ def test_hostile_sketches_with_a_right_hash_are_refused(change):
         arrays |= {"counts": np.ones(rows, np.int64), "weights": np.ones(rows)}
     elif change == "count below":
         record["count"] = -1
+    elif change == "weights below":
+        arrays["weights"] = -arrays["weights"]
+    elif change == "one weight below":
+        arrays["weights"] = np.r_[-1.0, 3.0, np.ones(18)]
+    elif change == "weights zero":
+        arrays["weights"] = np.zeros(20)
+    elif change == "counts zero":
+        arrays["counts"] = np.zeros(20, np.int64)
+    elif change == "rows gone":
+        arrays = {name: array[:0] for name, array in arrays.items()}
+    elif change == "rows more":
+        record["count"] = 21
+    elif change == "weight more":
+        record["weight_sum"] = 21.0
+    elif change == "weight below":
+        record["weight_sum"] = -20.0
+    elif change == "norm below":
+        record["norm_sum"] = -1.0
+    elif change == "zeros":
+        record["zeros"] = 21
     else:
         arrays["weights"] = np.full(20, np.inf)
+    with pytest.raises(ModelFormatError):
+        Sketch.from_bytes(container.write("sketch", record, arrays))
+
+
+@pytest.mark.parametrize("change", ["sums", "scatter", "sample", "count", "weight"])
+def test_hostile_sketches_of_long_streams_with_a_right_hash_are_refused(change, monkeypatch):
+    monkeypatch.setattr("vecpipe.sample.SAMPLE_ROWS", 1_024)
+    record, arrays = container.read("sketch", sketch_of(anisotropic(2_000, 3)).to_bytes())
+    Sketch.from_bytes(container.write("sketch", record, arrays))
+    if change == "sums":
+        arrays["sums"] = arrays["sums"] * [1.0, 1.0, -1.0]
+    elif change == "scatter":
+        arrays["scatter"] = -arrays["scatter"]
+    elif change == "sample":
+        arrays |= {name: arrays[name][:9] for name in ("hashes", "rows", "counts", "weights")}
+    elif change == "count":
+        record["count"] = 9
+    else:
+        record["weight_sum"] = 1.0
     with pytest.raises(ModelFormatError):
         Sketch.from_bytes(container.write("sketch", record, arrays))
 

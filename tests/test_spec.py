@@ -37,6 +37,9 @@ def test_specs_print_in_one_form(text, printed):
     assert format_spec(parse(text)) == printed
 
 
+LONG = "whiten(kind=zca,shrink=0.123456789012345,eps=0.00123456789123)"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -76,6 +79,7 @@ def test_specs_print_in_one_form(text, printed):
         ("pca(3); DROP TABLE docs", "cannot read"),
         ("x" * (MAX_SPEC + 1), "at most 4096 characters"),
         (" | ".join(["center"] * (MAX_STEPS + 1)), "at most 64 steps"),
+        ("|".join([LONG] * MAX_STEPS), "at most 4096 characters, this one has 4285 once it is formatted"),
     ],
 )
 def test_a_wrong_spec_says_what_is_wrong(text, message):

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vecpipe.errors import InputError, RowError
+from vecpipe.errors import InputError, RowError, SpecError
 
 Float32 = npt.NDArray[np.float32]
 Float64 = npt.NDArray[np.float64]
@@ -91,7 +91,11 @@ def to_rows(
     ------
     InputError
         Wrong type, ragged row, wrong width, NULL element, NaN or infinity: names column, row and rule.
+    SpecError
+        ``on_invalid`` is something else.
     """
+    if on_invalid not in ("error", "null"):
+        raise SpecError(f"on_invalid is {on_invalid!r}; expected 'error' or 'null'")
     if isinstance(data, np.ndarray):
         if data.ndim != 2:
             raise InputError(f"{column}: expected a 2-D array (rows, dimensions), got shape {data.shape}")
@@ -250,6 +254,14 @@ def _usual(lengths: npt.NDArray[np.int64]) -> int:
     return int(found[counts.argmax()]) if found.size else 0
 
 
+def row_widths(data: Any, *, column: str = "vector") -> dict[int, int]:
+    """Return how many rows of a column of vectors have each number of dimensions; NULL and empty rows aside."""
+    array = _arrow(data, column)
+    lengths = pc.drop_null(pc.list_value_length(array)).to_numpy(zero_copy_only=False)
+    found, counts = np.unique(lengths[lengths > 0], return_counts=True)
+    return dict(zip(found.tolist(), counts.tolist(), strict=True))
+
+
 def _from_lists(
     array: Any, column: str, dim: int | None, on_invalid: OnInvalid, first_row: int
 ) -> tuple[Float32, Mask | None, int, Any]:
@@ -261,6 +273,8 @@ def _from_lists(
     if live.size == 0:
         return np.zeros((n, dim or 1), np.float32), valid if n else None, nulls, _NO_ROWS
     width = dim if dim is not None else _usual(lengths[live])
+    if width == 0 and on_invalid == "null":
+        return np.zeros((n, 1), np.float32), valid, nulls, live
     wrong = live[lengths[live] != width]
     if wrong.size and on_invalid == "error":
         check_width(int(lengths[wrong[0]]), width or None, f"{column}: row {first_row + int(wrong[0])}")

@@ -18,6 +18,7 @@ from vecpipe.sample import Hashes, row_hashes
 
 _PIECE_BYTES = 1536 << 10
 _BLOCK_BYTES = 64 << 20
+_LEAST_SQUARE = 1e-30  # float32 loses digits of the squares that make up a smaller one, all of them in the end
 
 
 class NotFiniteError(InputError):
@@ -136,7 +137,7 @@ class Block:
     def wide_squares(self) -> Float64:
         """Return the ``(n,)`` squared lengths in float64, which holds them all."""
         squares = self.squares.astype(np.float64)
-        beyond = np.flatnonzero(np.isinf(squares) | (squares < 1e-30))  # tiny rows are no zero vectors
+        beyond = np.flatnonzero((squares < _LEAST_SQUARE) | np.isinf(squares))
         if beyond.size:
             wide = self.rows[beyond].astype(np.float64)
             squares[beyond] = np.einsum("ij,ij->i", wide, wide)

@@ -67,7 +67,7 @@ def from_faiss(text: str, dim: int | None = None) -> str:
     while parts:
         part = parts.pop(0)
         after = parts[0] if parts else ""
-        rotated = re.fullmatch(r"(RaBitQ|EDEN)(\d)?", after)
+        rotated = re.fullmatch(r"(RaBitQ|EDEN)([1-9])?", after)
         opq, pq = re.fullmatch(r"OPQ(\d+)", part), re.fullmatch(r"PQ(\d+)(?:x(4|8))?(?:np|fs|fsr)?", after)
         if part in ("RR", "HR") and rotated:
             steps.append(_rotated(rotated[1], int(rotated[2] or 1)))
@@ -102,7 +102,7 @@ def _step(part: str, *, last: bool) -> str:
     hint = ""
     if re.fullmatch(r"(RR|HR)\d+", part):
         hint = "; pass dim= where it keeps the width, or use project(k)"
-    elif re.fullmatch(r"(RaBitQ|EDEN)\d?", part):
+    elif re.fullmatch(r"(RaBitQ|EDEN)[1-9]?", part):
         hint = "; here it rotates first: write RR before it"
     raise SpecError(f"FAISS's {part!r} has no equivalent here{hint}; understood are {_EXAMPLES}")
 

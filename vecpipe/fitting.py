@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -12,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vecpipe.arrays import Float64, OnInvalid, Rows, to_rows
+from vecpipe.arrays import Float64, OnInvalid, Rows, row_widths, to_rows
 from vecpipe.blocks import NotFiniteError
 from vecpipe.errors import FitError, InputError
 from vecpipe.kernels import one_blas_thread
@@ -56,7 +57,9 @@ def fit(
         A sample of queries, for operators that are fitted to them too: for a connection a query text or the name of
         a table, otherwise any source, with the same column.
     on_invalid
-        What a ragged, NaN or infinite row does: ``"error"`` stops, ``"null"`` leaves it out and counts it.
+        What a ragged, NaN or infinite row does: ``"error"`` stops, ``"null"`` leaves it out and counts it. The width is
+        then that of most rows of the first batch with a valid row; that another width is as common or more so in the
+        end is an error.
     threads
         Threads that compute; as many as there are processors by default, at most 8.
     progress
@@ -117,14 +120,16 @@ def sketch_source(
     Raises
     ------
     InputError
-        A row that breaks a rule: names column, row and rule.
+        A row that breaks a rule: names column, row and rule. Where such rows are left out: most rows are of another
+        width than the first ones.
     FitError
-        The source has no rows at all.
+        The source has no vectors at all.
     """
     name = vector_column(source.schema, column)
     workers = thread_count(threads)
     sketch: Sketch | None = None
-    row = 0
+    row = nulls = invalid = 0
+    widths: Counter[int] = Counter()
 
     # The sketch looks at every number anyway: rows that are not finite are an error it finds without another pass.
     checked = on_invalid != "error"
@@ -144,17 +149,19 @@ def sketch_source(
         return first + len(rows)
 
     def calls() -> Iterator[Callable[[], int]]:
-        nonlocal sketch, row
+        nonlocal sketch, row, nulls, invalid
         for batch in source.batches:
             if batch.num_rows == 0:
                 continue
+            if checked:
+                widths.update(row_widths(batch.column(name), column=name))
             if sketch is None:
-                first = read(batch, None, row, check=False)
-                if first.nulls == len(first):
-                    row += len(first)
+                first = read(batch, None, row, check=checked)
+                if first.valid is not None and not first.valid.any():
+                    row, nulls, invalid = row + len(first), nulls + first.nulls, invalid + first.invalid
                     continue
                 sketch = Sketch(first.dim, keep_sample=keep_sample)
-                sketch.nulls += row
+                sketch.nulls, sketch.invalid = nulls, invalid
             yield partial(work, sketch, batch, row)
             row += batch.num_rows
 
@@ -163,7 +170,13 @@ def sketch_source(
             if progress is not None and done is not None:
                 progress(done, source.rows)
     if sketch is None:
-        raise FitError(f"{name}: there are no vectors to fit from ({row} rows, all NULL)")
+        raise FitError(f"{name}: there are no vectors to fit from ({row} rows: {nulls} NULL, {invalid} invalid)")
+    usual = max(widths, key=lambda width: (widths[width], -width), default=sketch.dim)
+    if usual != sketch.dim:
+        raise InputError(
+            f"{name}: the first vectors have {sketch.dim} dimensions, as {widths[sketch.dim]} of them all, but "
+            f"{widths[usual]} have {usual}; select the rows of one width"
+        )
     return sketch
 
 

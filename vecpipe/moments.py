@@ -94,10 +94,13 @@ class Moments:
         total = float(weights.sum())
         if total == 0.0:
             return Moments.empty(X.shape[1])
-        centred = X.astype(np.float64)
-        mean = weights @ centred / total
-        centred -= mean
-        return _centred_moments(centred, weights, total, mean)
+        # From a row of the most weight, not from zero: dimensions in which the rows are all the same then have that
+        # mean and no scatter at all, where rounding would leave a little for whitening to blow up.
+        heaviest = X[weights.argmax()].astype(np.float64)
+        centred = np.subtract(X, heaviest, dtype=np.float64)
+        shift = weights @ centred / total
+        centred -= shift
+        return _centred_moments(centred, weights, total, heaviest + shift)
 
     def merge(self, other: Moments) -> Moments:
         """Return the moments of both streams together (Chan, Golub and LeVeque 1983)."""

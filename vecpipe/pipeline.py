@@ -21,7 +21,7 @@ from vecpipe.errors import CapabilityError, FitError, InputError, ModelFormatErr
 from vecpipe.guard import GUARD_ROWS, neighbours_kept, warn_if_whitening_hurts, whitens
 from vecpipe.moments import Affine
 from vecpipe.operators import Codec, FitData, Operator
-from vecpipe.operators.base import check_widths
+from vecpipe.operators.base import State, check_widths
 from vecpipe.scoring import Coding, Metric, Queries, exact_scores, row_scores
 from vecpipe.sketch import Sketch
 from vecpipe.spec import format_spec, parse
@@ -114,12 +114,14 @@ class Model:
         InputError
             The vectors are not of the width the model was fitted on.
         """
-        return self._run(self._chain, X, valid, stable=stable)
+        moved, valid = self._run(self._chain, X, valid, stable=stable)
+        return (moved, valid) if self._moves else _drop(moved, valid)
 
     def transform_queries(self, Q: Float32, valid: Mask | None = None) -> tuple[Float32, Mask | None]:
         """Apply the query side of the steps: what ``transform`` does, but for operators with two sides."""
         chain = _fold([(step, step.query_affine()) for step in self._moves])
-        return self._run(chain, Q, valid, queries=True)
+        moved, valid = self._run(chain, Q, valid, queries=True)
+        return (moved, valid) if self._moves else _drop(moved, valid)
 
     def _run(
         self,
@@ -164,10 +166,19 @@ class Model:
             Y = step.invert(Y)
         return Y
 
-    def encode(self, X: Float32, valid: Mask | None = None) -> tuple[Bytes, Mask | None]:
+    def encode(self, X: Float32, valid: Mask | None = None, *, finite: bool = False) -> tuple[Bytes, Mask | None]:
         """Return codes ``(n, B) uint8`` and the rows that have one.
 
         The code of a vector depends on the model and the vector alone: not on the batch, the threads or the order.
+
+        Parameters
+        ----------
+        X : (n, d) float32
+        valid : (n,) bool or None
+            Rows outside are not looked at and stay outside.
+        finite
+            Whether the rows are known to be finite, as those of ``to_rows`` are; otherwise they are looked at, and
+            those with NaN or an infinite value have no code.
 
         Raises
         ------
@@ -178,11 +189,13 @@ class Model:
         """
         codec = self._need_codec("encode")
         X = _matrix(X, self.dim, "this model was fitted on")
+        if not finite:
+            X, valid = _drop(X, valid)
         if codec.direction_only:
             nowhere: Mask = np.asarray(~X.any(axis=1))
             if nowhere.any():
                 valid = ~nowhere if valid is None else valid & ~nowhere
-        moved, valid = self.transform(X, valid, stable=True)
+        moved, valid = self._run(self._chain, X, valid, stable=True)
         if not len(moved):
             return np.zeros((0, self.bytes_per_vector), np.uint8), valid
         return codec.encode(moved), valid
@@ -482,7 +495,7 @@ def fit_sketch(sketch: Sketch, spec: str | Sequence[Operator], queries: Sketch |
         for step in steps:
             if isinstance(step, Codec):
                 _check_lengths(sketch, bound, step)
-            ready = _fitted(step, data)
+            ready = step.bind(data.dim, _learnt(step, data))
             bound.append(ready)
             if not isinstance(ready, Codec):
                 data = data.after(ready)
@@ -495,24 +508,6 @@ def fit_sketch(sketch: Sketch, spec: str | Sequence[Operator], queries: Sketch |
     return Model(bound, sketch.dim, info)
 
 
-def _fitted(step: Operator, data: FitData) -> Operator:
-    """Return the step, fitted and bound.
-
-    Raises
-    ------
-    FitError
-        The rows do not suffice, or their numbers are too large or too small for the sums of a fit.
-    """
-    try:
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            return step.bind(data.dim, step.fit(data))
-    except (np.linalg.LinAlgError, ModelFormatError) as error:
-        raise FitError(
-            f"{step.name} cannot be fitted to these rows ({error}): they are all zero, or of numbers so large or so "
-            "small that their squares leave the range of float32; scale them"
-        ) from error
-
-
 def _check_lengths(sketch: Sketch, before: Sequence[Operator], codec: Codec) -> None:
     """Refuse vectors whose squared lengths float32 cannot hold: no score of their codes would mean anything."""
     mean = sketch.norm_sum / sketch.weight_sum
@@ -521,6 +516,31 @@ def _check_lengths(sketch: Sketch, before: Sequence[Operator], codec: Codec) -> 
             f"{codec.name}: the vectors are {mean:.1e} long on average, but scores of codes take their squares in "
             f"float32; expected lengths from {_LENGTHS[0]:.0e} to {_LENGTHS[1]:.0e}: scale them or put normalize first"
         )
+
+
+def _learnt(step: Operator, data: FitData) -> State:
+    """Return what a step learns.
+
+    Raises
+    ------
+    FitError
+        Numbers so large or so small that what is computed of them overflows, or leaves nothing to divide by.
+    """
+    try:
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            state = step.fit(data)
+    except (np.linalg.LinAlgError, ZeroDivisionError, ModelFormatError) as error:
+        raise _beyond(step) from error
+    if not all(np.isfinite(array).all() for array in state.values()):
+        raise _beyond(step)
+    return state
+
+
+def _beyond(step: Operator) -> FitError:
+    return FitError(
+        f"{step.name} cannot be fitted: what it computes of these rows leaves the range of float numbers; "
+        "are vectors or weights extremely large or small? Divide them by a constant"
+    )
 
 
 def needs_sample(steps: Sequence[Operator]) -> bool:
@@ -543,6 +563,10 @@ def _fit_data(sketch: Sketch, queries: FitData | None) -> FitData:
 
     def sample() -> tuple[Float32, npt.NDArray[np.float64]]:
         kept = sketch.sample()
+        if not kept.weights.any():
+            raise FitError(
+                "all rows of the sample weigh nothing, there is nothing to fit from; give fewer rows weight 0"
+            )
         return kept.rows, kept.weights
 
     return FitData(sketch.dim, sketch.count, sample, sketch.moments, queries, sketch.mean)

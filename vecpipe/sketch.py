@@ -9,15 +9,14 @@ from __future__ import annotations
 import threading
 
 import numpy as np
-import numpy.typing as npt
 
-from vecpipe import container
-from vecpipe.arrays import MAX_DIM, Float32, Float64, Rows
+from vecpipe.arrays import Float32, Float64, Rows
 from vecpipe.blocks import Block, block_rows
-from vecpipe.errors import FitError, InputError, ModelFormatError
+from vecpipe.errors import FitError, InputError
 from vecpipe.kernels import BLOCK_ROWS
 from vecpipe.moments import Moments, MomentSum
-from vecpipe.sample import BottomK, Sample, sample_capacity
+from vecpipe.sample import BottomK, Sample
+from vecpipe.stored_sketch import MAX_WEIGHT, Stored
 
 _MOMENTS_FROM = 16_384
 """Rows from which moments are accumulated as the rows come: a smaller stream keeps its rows and no matrix."""
@@ -82,28 +81,39 @@ class Sketch:
         Raises
         ------
         InputError
-            Another width than the sketch's, a row that is not finite, or a weight that is negative, NaN or infinite.
+            Another width than the sketch's, a row that is not finite, or a weight that is negative, NaN, infinite, or
+            so large that sums leave the range of float64.
         """
         if X.shape[1] != self.dim:
             raise InputError(f"vectors have {X.shape[1]} dimensions, but the fit began with {self.dim}")
         if weights is not None and (len(weights) != len(X) or not (np.isfinite(weights) & (weights >= 0)).all()):
             raise InputError("weight: every weight must be a finite number of at least 0")
+        if weights is not None:
+            self._check_weight(_sum(weights))
         step = block_rows(self.dim)
         for start in range(0, len(X), step):
             part = slice(start, start + step)
             self.update_block(Block.of(X[part], None if weights is None else weights[part]))
 
     def update_block(self, block: Block) -> None:
-        """Add a block, whose weights are finite and at least 0; the caller may fill it again afterwards."""
+        """Add a block, whose weights are finite and at least 0; the caller may fill it again afterwards.
+
+        Raises
+        ------
+        InputError
+            The weights are too large.
+        """
+        squares, weights = block.wide_squares(), block.filled_weights()
+        total = _sum(weights)
+        self._check_weight(total)
         hashing = self._keep_sample and not self._given_up
         hashes = block.hashes() if hashing else None
-        squares, weights = block.wide_squares(), block.filled_weights()
         direct = self._streamed is not None and len(block) >= block_rows(self.dim) // 2
         sums = block.sums() if direct else None
         with self._lock:
             self.count += len(block)
             self.zeros += int((squares == 0).sum())
-            self.weight_sum += float(weights.sum())
+            self.weight_sum += total
             self.norm_sum += float(np.sqrt(squares) @ weights)
             if self._streamed is None and len(self._kept) + self._early_rows + len(block) > self._stream_from:
                 self._stream()
@@ -116,6 +126,15 @@ class Sketch:
             elif self._streamed is None:
                 self._early.append(block.copy())
                 self._early_rows += len(block)
+
+    def _check_weight(self, more: float) -> None:
+        """Refuse weights before their squares, or what they are multiplied with, can overflow."""
+        total = self.weight_sum + more
+        if not total <= MAX_WEIGHT:
+            raise InputError(
+                f"weight: the weights add up to {total:g}, at most {MAX_WEIGHT:g} is supported; divide them by a "
+                "constant, which changes no fit"
+            )
 
     def _give_up(self) -> None:
         """Let the sample go; from here on the sketch has moments and counts."""
@@ -222,10 +241,11 @@ class Sketch:
         Raises
         ------
         InputError
-            The other sketch is of another width.
+            The other sketch is of another width, or the weights of both are too large.
         """
         if other.dim != self.dim:
             raise InputError(f"cannot merge sketches of {self.dim} and {other.dim} dimensions")
+        self._check_weight(other.weight_sum)
         whole = other.whole
         theirs = BottomK(self.dim).sample() if other._given_up else other.sample()
         moments = None if whole and self.whole else other.moments()
@@ -254,29 +274,9 @@ class Sketch:
 
     def to_bytes(self) -> bytes:
         """Return the sketch as bytes (safetensors)."""
-        sample = self.sample()
-        arrays: dict[str, npt.NDArray[np.generic]] = {
-            "hashes": sample.hashes,
-            "rows": sample.rows,
-            "counts": sample.counts,
-            "weights": sample.weights,
-        }
-        if not self.whole:
-            moments = self.moments()
-            assert moments.third is not None
-            assert moments.fourth is not None
-            arrays |= {"mean": moments.mean, "scatter": moments.scatter, "third": moments.third}
-            arrays["sums"] = np.array([moments.weight, moments.weight_squared, moments.fourth])
-        meta = {
-            "dim": self.dim,
-            "count": self.count,
-            "nulls": self.nulls,
-            "invalid": self.invalid,
-            "zeros": self.zeros,
-            "weight_sum": self.weight_sum,
-            "norm_sum": self.norm_sum,
-        }
-        return container.write("sketch", meta, arrays)
+        sample, moments = self.sample(), None if self.whole else self.moments()
+        counts = (self.count, self.nulls, self.invalid, self.zeros)
+        return Stored(self.dim, *counts, self.weight_sum, self.norm_sum, sample, moments).to_bytes()
 
     @staticmethod
     def from_bytes(data: bytes) -> Sketch:
@@ -287,35 +287,21 @@ class Sketch:
         ModelFormatError
             The bytes are not a readable sketch.
         """
-        meta, arrays = container.read("sketch", data)
-        dim, count = container.integer(meta, "dim", 1, MAX_DIM), container.integer(meta, "count", 0)
-        sketch = Sketch(dim)
-        sketch.count = count
-        sketch.nulls = container.integer(meta, "nulls", 0)
-        sketch.invalid = container.integer(meta, "invalid", 0)
-        sketch.zeros = container.integer(meta, "zeros", 0)
-        sketch.weight_sum = container.number(meta, "weight_sum")
-        sketch.norm_sum = container.number(meta, "norm_sum")
-        m = len(arrays["hashes"]) if "hashes" in arrays else 0
-        shapes = {
-            "hashes": (np.uint64, (m,)),
-            "rows": (np.float32, (m, dim)),
-            "counts": (np.int64, (m,)),
-            "weights": (np.float64, (m,)),
-        }
-        if "scatter" in arrays:
-            shapes |= {"mean": (np.float64, (dim,)), "scatter": (np.float64, (dim, dim))}
-            shapes |= {"third": (np.float64, (dim,)), "sums": (np.float64, (3,))}
-        container.check_arrays(arrays, shapes, finite=("rows", "weights", "mean", "scatter", "third", "sums"))
-        if m > sample_capacity(dim):
-            raise ModelFormatError(f"sketch: a sample of {m} rows is larger than {sample_capacity(dim)}")
-        sketch._kept.add(arrays["rows"], arrays["hashes"], arrays["counts"], arrays["weights"])
-        if "scatter" in arrays:
-            weight, squared, fourth = (float(value) for value in arrays["sums"])
-            sketch._streamed = MomentSum(dim)
-            sketch._streamed.add(Moments(weight, squared, arrays["mean"], arrays["scatter"], arrays["third"], fourth))
+        stored = Stored.from_bytes(data)
+        sketch, sample = Sketch(stored.dim), stored.sample
+        sketch.count, sketch.nulls, sketch.invalid = stored.count, stored.nulls, stored.invalid
+        sketch.zeros, sketch.weight_sum, sketch.norm_sum = stored.zeros, stored.weight_sum, stored.norm_sum
+        sketch._kept.add(sample.rows, sample.hashes, sample.counts, sample.weights)
+        if stored.moments is not None:
+            sketch._streamed = MomentSum(stored.dim)
+            sketch._streamed.add(stored.moments)
             sketch._kept.restore_limit()
         return sketch
+
+
+def _sum(weights: Float64) -> float:
+    with np.errstate(over="ignore"):
+        return float(weights.sum())
 
 
 def _add_block(moments: MomentSum, block: Block) -> None:

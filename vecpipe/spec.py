@@ -51,6 +51,9 @@ def parse(spec: str) -> list[Operator]:
     for step, after in itertools.pairwise(steps):
         if isinstance(step, Codec):
             raise SpecError(f"{step.name} writes codes and must be the last step, but {after.name} follows it")
+    printed = len(format_spec(steps))  # what a model holds, and what is read back
+    if printed > MAX_SPEC:
+        raise SpecError(f"a spec has at most {MAX_SPEC} characters, this one has {printed} once it is formatted")
     return steps
 
 

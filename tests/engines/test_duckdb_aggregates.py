@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -259,6 +260,11 @@ def test_medoid_is_the_row_of_largest_mean_cosine(con):
         assert m == IDS[g::7][np.argmax(U[g::7] @ U[g::7].sum(0))]
     fails(con, "SELECT vec_medoid(NULL::BIGINT, v) FROM t", "id", "NULL")
     assert one(con, "SELECT vec_medoid(i, x) FROM (VALUES (9, [1.0, 0]), (4, [1.0, 0]), (5, [0.0, 0])) q(i, x)") == 4
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        ids = [str(UUID(bytes=rng.bytes(16))) for _ in range(3)]
+        rows = "FROM (SELECT unnest($1::UUID[]) AS i, [1.0, 0] AS x)"
+        assert one(con, f"SELECT vec_medoid(i, x) = min(i) {rows}", [ids])
 
 
 @pytest.mark.parametrize("limit", [N, 10])

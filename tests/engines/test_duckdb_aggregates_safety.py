@@ -87,6 +87,14 @@ def test_groups_of_different_widths_are_fine_and_mixed_ones_are_not(con):
     fails(con, "SELECT vec_sketch(v) FROM mixed", "dimensions")
 
 
+def test_weights_that_add_up_to_infinity_are_refused(con):
+    for value in ("1.0", "1e-5"):
+        fails(con, f"SELECT vec_avg([{value}], 1e308) FROM range(8)", "vec_avg", "the weights add up")
+        fails(con, f"SELECT vec_fit([{value}, 0], 'center', 1e308) FROM range(8)", "weights add up to inf")
+    assert one(con, "SELECT vec_avg([1.0], 1e307) FROM range(8)") == [1.0]
+    fails(con, "SELECT vec_sum([x]) FROM (VALUES (3e38), (3e38)) q(x)", "vec_sum", "beyond the range of FLOAT")
+
+
 def test_bad_specs_weights_and_sketches(con):
     fails(con, "SELECT vec_fit(v, 'pcaa(3)') FROM t", "did you mean pca")
     fails(con, "SELECT vec_fit(v, 'pca(99)') FROM t", "pca", "24")

@@ -51,7 +51,21 @@ def test_widths_and_variants_are_understood():
 
 
 @pytest.mark.parametrize(
-    "factory", ["IVF100,PQ8", "HNSW32", "SQ6", "Flat", "RR64,SQ8", "RaBitQ", "OPQ8,PQ16", "OPQ8_64,PQ8", "", "x"]
+    "factory",
+    [
+        "IVF100,PQ8",
+        "HNSW32",
+        "SQ6",
+        "Flat",
+        "RR64,SQ8",
+        "RaBitQ",
+        "OPQ8,PQ16",
+        "OPQ8_64,PQ8",
+        "",
+        "x",
+        "RR,RaBitQ0",
+        "RR,EDEN0",
+    ],
 )
 def test_what_has_no_equivalent_says_so(factory):
     with pytest.raises(SpecError, match="no equivalent"):

@@ -243,7 +243,7 @@ def _plan(
                 new = to_vectors(*model.transform(rows.values, rows.valid), fixed=True)
             else:
                 with rows_named(vector, first_row):
-                    new = to_codes(*model.encode(rows.values, rows.valid))
+                    new = to_codes(*model.encode(rows.values, rows.valid, finite=True))
         arrays = [cast(batch.column(other), schema.field(other).type) for other in kept]
         return pa.RecordBatch.from_arrays([*arrays, new.cast(kind)], schema=schema), invalid
 

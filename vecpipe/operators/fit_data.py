@@ -92,12 +92,19 @@ class FitData:
             return affine.of(self.mean)
 
         def carried() -> tuple[Float32, Float64]:
-            rows = step.apply_query(self.rows) if of_queries else step.apply(self.rows)
+            with np.errstate(over="ignore", invalid="ignore"):
+                rows = step.apply_query(self.rows) if of_queries else step.apply(self.rows)
             weights = self.weights
-            lost = nonfinite_rows(rows) if step.undefines else np.zeros(0, np.int64)
-            if lost.size == len(rows):
-                raise FitError(f"no row has a result after {step.name}: nothing behind it can be fitted; are all zero?")
-            return (np.delete(rows, lost, axis=0), np.delete(weights, lost)) if lost.size else (rows, weights)
+            lost = nonfinite_rows(rows)
+            if lost.size:
+                rows, weights = np.delete(rows, lost, axis=0), np.delete(weights, lost)
+            if not weights.any():
+                what = "query" if of_queries else "row"
+                raise FitError(
+                    f"{step.name} leaves no {what} to fit the next step from: each is a zero vector there, leaves the "
+                    "range of float32 or weighs nothing"
+                )
+            return rows, weights
 
         moments = None if affine is None or self._exact is None else moved
         mean = None if affine is None or self._mean is None else moved_mean

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vecpipe.arrays import MAX_DIM, Float32, Float64
-from vecpipe.errors import CapabilityError, ModelFormatError
+from vecpipe.errors import CapabilityError, FitError, ModelFormatError
 from vecpipe.kernels import affine
 from vecpipe.moments import Affine
 from vecpipe.operators.base import Layout, Operator, State, check_dim, check_matrix, register
@@ -135,6 +135,8 @@ class PCA(Operator):
         mean = moments.mean if self.center else np.zeros(data.dim)
         second = moments.covariance if self.center else moments.covariance + np.outer(moments.mean, moments.mean)
         values, axes = principal_axes(second)
+        if self.whiten and values[0] <= 0.0:
+            raise FitError("pca: the rows do not vary, there is nothing to whiten; are they all the same?")
         return {"mean": mean, "components": rows_f32(axes[:, : self.k]), "spectrum": values}
 
     def layout(self, dim: int) -> Layout:

@@ -92,7 +92,7 @@ def itq_rotation(rows: Float32, weights: Float64, seed: int) -> Float64:
     Given the signs B the best rotation is that of Procrustes: U V^T of the singular value decomposition of ``X^T B``.
     """
     rotation = random_rotation(rows.shape[1], seed)
-    pulled = np.ascontiguousarray((rows * weights[:, None].astype(np.float32)).T)
+    pulled = np.ascontiguousarray((rows * (weights / weights.max())[:, None].astype(np.float32)).T)
     best = -np.inf
     for _ in range(_ITQ_ROUNDS):
         signs = np.where(rows @ rotation.astype(np.float32) > 0, np.float32(1), np.float32(-1))

@@ -76,7 +76,12 @@ def _medoid(group: Group) -> Any:
     tags = rows[0].tags
     assert tags is not None
     best = most_central(rows[0].values)
-    return tags[min(best, key=lambda i: bytes(tags[i]) if tags.dtype.kind == "V" else tags[i])]
+    return tags[min(best, key=lambda i: _uuid_order(tags[i]) if tags.dtype.kind == "V" else tags[i])]
+
+
+def _uuid_order(tag: Any) -> int:
+    """Return what DuckDB orders a UUID by: it keeps one as a number of 128 bits, the first bit turned over."""
+    return int.from_bytes(tag.tobytes(), "little", signed=True)
 
 
 def _covariance(group: Group) -> tuple[Any, int] | None:

@@ -344,7 +344,7 @@ def _encode(model: Any, v: Any, on_invalid: Any) -> Any:
         parts = []
         for at, found, values, valid in rows_by_model(model, v, on_invalid, "vec_encode"):
             with rows_named("vec_encode: v", positions=at):
-                parts.append((at, *found.encode(values, valid)))
+                parts.append((at, *found.encode(values, valid, finite=True)))
     return _scatter(len(v), parts, to_codes, pa.binary())
 
 

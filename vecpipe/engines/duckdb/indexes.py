@@ -106,7 +106,7 @@ class Indexes:
             def encode(batch: Any, first: int) -> tuple[Any, ...]:
                 read = to_rows(batch.column("v"), column=column, dim=model.dim, first_row=first)
                 with rows_named(column, first):
-                    packed, valid = model.encode(read.values, read.valid)
+                    packed, valid = model.encode(read.values, read.valid, finite=True)
                 cell = None
                 if cells is not None:
                     cell, there = cells.assign(read.values, read.valid)

@@ -100,7 +100,7 @@ def encode(model: Model, series: pl.Series, on_invalid: OnInvalid) -> pl.Series:
     def piece(column: Any, start: int) -> Piece:
         rows = _rows(column, series, model.dim, on_invalid, start)
         with rows_named(_label(series), start):
-            return model.encode(rows.values, rows.valid)
+            return model.encode(rows.values, rows.valid, finite=True)
 
     codes, valid = _in_pieces(series, model.bytes_per_vector, np.uint8, _ROWS, piece)
     return pl.Series(series.name, to_codes(codes, valid, fixed=True))

@@ -116,8 +116,13 @@ class Totals(Aggregate):
             if found is None or found[1] == 0.0:
                 out.append(None)
                 continue
-            value = found[0] / found[1] if self.mean else found[0]
-            if float(np.abs(value).max(initial=0.0)) > _FLOAT_MAX:
+            with np.errstate(invalid="ignore"):
+                value = found[0] / found[1] if self.mean else found[0]
+            if not np.isfinite(found[1]):
+                raise InputError(
+                    f"{self.name}: the weights add up to more than a DOUBLE holds; divide them by a constant"
+                )
+            if not float(np.abs(value).max(initial=0.0)) <= _FLOAT_MAX:
                 raise InputError(f"{self.name}: the result is beyond the range of FLOAT")
             out.append(value)
         return out
