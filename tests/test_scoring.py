@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import pytest
 
+from vecpipe.errors import SpecError
+from vecpipe.pipeline import fit_sketch
 from vecpipe.scoring import Metric, exact_scores
+from vecpipe.sketch import Sketch
 
 
 @pytest.mark.parametrize("dim", [1, 3, 16, 33, 384, 1537])
@@ -49,3 +54,16 @@ def test_cosine_has_no_answer_where_a_vector_is_zero_and_is_zero_where_they_are_
 def test_equal_vectors_are_no_distance_apart() -> None:
     X = np.random.default_rng(2).standard_normal((50, 384), dtype=np.float32) * np.float32(1000)
     assert exact_scores(X[9:10], X, "l2")[0, 9] == 0
+
+
+@pytest.mark.parametrize("spec", ["int8", "center"])
+def test_a_model_refuses_a_metric_it_does_not_know(spec: str) -> None:
+    X = np.random.default_rng(3).standard_normal((50, 8), dtype=np.float32)
+    sketch = Sketch(8)
+    sketch.update(X)
+    model = fit_sketch(sketch, spec)
+    items = model.encode(X)[0] if model.codec else model.transform(X)[0]
+    with pytest.raises(SpecError, match="metric is 'dot'; expected one of cosine, ip, l2"):
+        model.prepare(X, cast(Metric, "dot"))
+    with pytest.raises(SpecError, match="metric is 'euclidean'"):
+        model.score_codes(items, items, cast(Metric, "euclidean"))
