@@ -23,6 +23,8 @@ from vecpipe.operators import Codec, Operator
 
 Metric = Literal["cosine", "ip", "l2"]
 METRICS: tuple[Metric, ...] = ("cosine", "ip", "l2")
+_CLOSE = 2.0**-6
+"""Share of two squared lengths below which their difference has lost too many digits of float32."""
 
 
 def metric_named(name: Any) -> Metric:
@@ -199,17 +201,68 @@ def row_scores(A: Float32, B: Float32, metric: Metric) -> Float32:
 def exact_scores(Q: Float32, X: Float32, metric: Metric) -> Float32:
     """Return ``(m, n) float32`` scores of float vectors, larger is closer; NaN where cosine has no answer.
 
-    One query is scored row by row in float64; several by a matrix product in float32.
+    One query is scored row by row in float64; several by a matrix product in float32, and where that does not hold
+    the answer (vectors near to each other, lengths beyond its range) row by row too.
     """
     if len(Q) == 1:
         return row_scores(Q, X, metric)[None]
-    products = kernels.inner_products(Q, X)
-    if metric == "ip":
-        return products
-    lengths, norms = kernels.squared_norms(Q)[:, None], kernels.squared_norms(X)
     if metric == "l2":
-        return _minus_distance(lengths, products, norms)
-    return _over(products, np.sqrt(lengths) * np.sqrt(norms))
+        return _distances(Q, X)
+    if metric == "ip":
+        with np.errstate(over="ignore", invalid="ignore"):
+            products = kernels.inner_products(Q, X)
+        lost = ~np.isfinite(products)
+        for query in np.flatnonzero(lost.any(axis=1)):
+            products[query, lost[query]] = row_scores(Q[query : query + 1], X[lost[query]], metric)
+        return products
+    squares, far = kernels.wide_squared_norms(X)
+    lengths = np.sqrt(squares)
+    lengths[lengths == 0] = np.nan
+    if far.size:
+        X = X.copy()
+        X[far], _ = kernels.unit_rows(X[far])
+        lengths[far] /= lengths[far]
+    units, sizes = kernels.unit_rows(Q)
+    units[sizes == 0] = np.nan
+    cosines = kernels.inner_products(units, X)
+    cosines /= lengths.astype(np.float32)
+    return cosines
+
+
+def _distances(Q: Float32, X: Float32) -> Float32:
+    """Return minus the distances ``(m, n)`` of queries from rows.
+
+    A distance that is small beside the vectors' own lengths would be lost in the difference of their squares: both
+    sides are moved to the middle of the queries, and where that does not help, pairs are taken one by one.
+    """
+    known = Q[np.isfinite(Q).all(axis=1)]
+    scale, middle = 1.0, np.zeros(Q.shape[1], np.float32)
+    if known.size and X.size:
+        peak = max(float(np.abs(known).max()), float(X.max()), -float(X.min()))
+        if 0.0 < peak < np.inf and not 1e-10 < peak < 1e13:
+            scale = 2.0 ** -np.frexp(peak)[1]
+        middle = (np.median(known.astype(np.float64), axis=0) * scale).astype(np.float32)
+    near, rows = ((side if scale == 1.0 else (side * scale).astype(np.float32)) - middle for side in (Q, X))
+    with np.errstate(under="ignore"):
+        lengths, norms = kernels.squared_norms(near), kernels.squared_norms(rows)
+        scores = kernels.inner_products(near, rows)
+        scores *= np.float32(-2)
+        scores += lengths[:, None]
+        scores += norms
+        doubtful = np.flatnonzero(
+            scores.min(axis=1, initial=np.inf) <= np.float32(_CLOSE) * (lengths + norms.max(initial=0))
+        )
+        close = [np.flatnonzero(scores[query] <= np.float32(_CLOSE) * (lengths[query] + norms)) for query in doubtful]
+    np.maximum(scores, 0, out=scores)
+    np.sqrt(scores, out=scores)
+    if scale == 1.0:
+        np.negative(scores, out=scores)
+    else:
+        with np.errstate(over="ignore", under="ignore"):
+            scores = (scores.astype(np.float64) / -scale).astype(np.float32)
+    for query, places in zip(doubtful, close, strict=True):
+        scores[query, places] = row_scores(Q[query : query + 1], X[places], "l2")
+    return scores
 
 
 def _minus_distance(lengths: Float32, products: Float32, norms: Float32) -> Float32:
