@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from vecpipe import kernels
 from vecpipe.arrays import Bytes, Float32, Float64, Mask
-from vecpipe.errors import SpecError
+from vecpipe.errors import InputError, SpecError
 from vecpipe.moments import Affine
 from vecpipe.operators import Codec, Operator
 
@@ -25,6 +25,11 @@ Metric = Literal["cosine", "ip", "l2"]
 METRICS: tuple[Metric, ...] = ("cosine", "ip", "l2")
 _CLOSE = 2.0**-6
 """Share of two squared lengths below which their difference has lost too many digits of float32."""
+_ALIKE = 1e-5
+"""By how much squared lengths of the same code may differ."""
+_DECODED, _DIGITS = 2.0**-26, 2.0**-13
+"""Rounding of squared lengths, as a share of what they are differences of: of decoded vectors, and of codes."""
+_LEAST_SQUARE, _MOST_SQUARE = 1e-25, 1e30
 
 
 def metric_named(name: Any) -> Metric:
@@ -50,18 +55,24 @@ class Queries:
     moved : (m, k) float32
         The queries in the space that scores speak of; NaN rows where a query has no direction there.
     prepared
-        What the codec made of them.
+        What the codec made of them; for cosine and l2 of their directions, so that products stay in range.
     offset : (m,) float32
         What every product gains because the codes are moved.
-    divided : bool
-        Whether the prepared queries have been divided by their lengths.
+    final : bool
+        Whether these products are the scores.
+    lengths : (m,) float64
+        For l2: their lengths in the space of the codes.
+    beside : (m,) float64
+        For l2: their squared distances from the subspace that codes lie in.
     """
 
     moved: Float32
     prepared: Any
     offset: Float32
     metric: Metric
-    divided: bool = False
+    final: bool = False
+    lengths: Float64 | None = None
+    beside: Float64 | None = None
 
     # Worked out once: a scan scores thousands of batches, and every call holds the interpreter's lock.
 
@@ -75,11 +86,6 @@ class Queries:
         """Which queries have no direction; None without one."""
         lost: Mask = np.asarray(np.isnan(self.moved).any(axis=1))
         return lost if lost.any() else None
-
-    @cached_property
-    def lengths(self) -> Float32:
-        """The ``(m, 1)`` squared lengths."""
-        return kernels.squared_norms(self.moved)[:, None]
 
 
 class Coding:
@@ -109,7 +115,7 @@ class Coding:
             centre = np.zeros((1, self._turn.offset.shape[0]), dtype=np.float32)
             for step in reversed(steps[start:]):
                 centre = step.invert(centre)
-            self._centre = centre
+            self._centre = centre if centre.any() else None
         self._unit_rows = False
         for step in self.before:
             self._unit_rows = step.makes_unit_length or (self._unit_rows and step.keeps_unit_length)
@@ -117,16 +123,21 @@ class Coding:
     def prepare(self, moved: Float32, metric: Metric) -> Queries:
         """Prepare queries ``(m, k)`` that have come through the steps before; NaN rows have no direction."""
         ready = np.nan_to_num(moved)
-        divided = metric == "cosine" and self._unit_rows
-        if divided:  # products are cosines then, without another pass over each batch
-            lengths = np.sqrt(kernels.squared_norms(ready))[:, None]
-            ready = np.divide(ready, lengths, out=np.zeros_like(ready), where=lengths > 0)
-            moved = np.where(lengths > 0, moved, np.float32(np.nan))
         offset = np.zeros(len(moved), dtype=np.float32)
-        if self._turn is not None and self._centre is not None:
+        if metric == "l2":  # the steps behind turn and move queries and codes alike
+            placed = self.place(ready)
+            units, lengths = kernels.unit_rows(placed)
+            return Queries(
+                moved, self.codec.prepare(units), offset, metric, False, lengths, self._beside(ready, placed)
+            )
+        if metric == "cosine":
+            ready, lengths = kernels.unit_rows(ready)
+            moved = np.where(lengths[:, None] > 0, moved, np.float32(np.nan))
+        if self._centre is not None:
             offset = (ready.astype(np.float64) @ self._centre[0].astype(np.float64)).astype(np.float32)
+        if self._turn is not None:
             ready = self._turned(ready)
-        return Queries(moved, self.codec.prepare(ready), offset, metric, divided)
+        return Queries(moved, self.codec.prepare(ready), offset, metric, metric == "ip" or self._unit_rows)
 
     def _turned(self, X: Float32) -> Float32:
         assert self._turn is not None
@@ -134,20 +145,100 @@ class Coding:
 
     def place(self, moved: Float32) -> Float32:
         """Return where vectors ``(m, k)`` of the space that scores speak of lie among the decoded codes."""
-        return moved if self._turn is None else kernels.affine(moved, self._turn.matrix, self._turn.offset)
+        if self._turn is None:
+            return moved
+        return kernels.affine(moved, self._turn.matrix, self._turn.offset, stable=True)
+
+    def _beside(self, moved: Float32, placed: Float32) -> Float64:
+        """Return squared distances ``(m,)`` of queries from the subspace that the steps behind keep."""
+        if moved.shape[1] == placed.shape[1]:
+            return np.zeros(len(moved))
+        centred = moved.astype(np.float64) - (0.0 if self._centre is None else self._centre)
+        kept = placed.astype(np.float64)
+        return np.maximum((centred * centred).sum(axis=1) - (kept * kept).sum(axis=1), 0.0)
+
+    # Lengths ---------------------------------------------------------------------------------------------
 
     @cached_property
-    def _centre_prepared(self) -> Any:
+    def _centre_prepared(self) -> tuple[Any, float]:
+        """The centre's direction as the codec prepares it, and its length."""
         assert self._centre is not None
-        return self.codec.prepare(self._turned(self._centre))
+        unit, length = kernels.unit_rows(self._centre)
+        return self.codec.prepare(self._turned(unit)), float(length[0])
 
-    def squared_norms(self, codes: Bytes) -> Float32:
-        """Return ``(n,)`` squared lengths of the decoded vectors in the space that scores speak of."""
-        norms = self.codec.squared_norms(codes)
-        if self._centre is not None and self._centre.any():
-            shift = self.codec.score(self._centre_prepared, codes)[0]
-            norms = norms + 2 * shift + kernels.squared_norms(self._centre)
-        return np.asarray(np.maximum(norms, np.float32(0)))
+    def _along_centre(self, codes: Bytes) -> Float64:
+        """Return products ``(n,)`` of the centre with the codes."""
+        prepared, length = self._centre_prepared
+        return np.asarray(self.codec.score(prepared, codes)[0].astype(np.float64) * length)
+
+    def squared_norms(self, codes: Bytes) -> Float64:
+        """Return ``(n,)`` squared lengths of the vectors that codes stand for in the space that scores speak of."""
+        along = None if self._centre is None else self._along_centre(codes)
+        return np.maximum(self._squares(self.codec.wide_squared_norms(codes), codes, along), 0.0)
+
+    def _squares(self, norms: Float64, codes: Bytes, along: Float64 | None) -> Float64:
+        """Return squared lengths ``(n,)``, those that a codec estimates perhaps negative.
+
+        Parameters
+        ----------
+        norms, along
+            Squared lengths of the codes, and their products with the centre where there is one.
+        """
+        if along is None or self._centre is None:
+            return norms
+        size = norms + self._centre_prepared[1] ** 2
+        squares = size + 2.0 * along
+        if not self.codec.knows_lengths:
+            # Far from the centre and near the origin: a length that is a small difference of large numbers.
+            unsure = np.flatnonzero(squares < _CLOSE * size)
+            if unsure.size:
+                squares[unsure] = self._decoded_squares(codes[unsure])
+        return np.asarray(squares)
+
+    def _decoded_squares(self, codes: Bytes) -> Float64:
+        assert self._centre is not None
+        along = self._turned(self._centre).astype(np.float64)
+        wide = self.codec.decode(codes).astype(np.float64) + along
+        squares = np.einsum("ij,ij->i", wide, wide)
+        if wide.shape[1] < self._centre.shape[1]:
+            squares += max(self._centre_prepared[1] ** 2 - float((along * along).sum()), 0.0)
+        return np.asarray(squares)
+
+    @cached_property
+    def _zero(self) -> float:
+        """Squared length up to which what is decoded cannot be told from zero: what a zero vector decodes to."""
+        if self.codec.direction_only:
+            return self.codec.noise
+        width = self.codec.dim if self._turn is None else self._turn.matrix.shape[0]
+        try:
+            code = self.codec.encode(self.place(np.zeros((1, width), np.float32)))
+        except InputError:  # no zero vector has a code
+            return self.codec.noise
+        along = None if self._centre is None else self._along_centre(code)
+        ways = (self.codec.wide_squared_norms(code), self.codec.pair_products(code, code)[1])
+        largest = max(float(self._squares(norms, code, along)[0]) for norms in ways)
+        return max(self.codec.noise, largest * (1.0 + _ALIKE))
+
+    def _divisors(self, norms: Float64, codes: Bytes, along: Float64 | None) -> Float64:
+        """Return the squared lengths ``(n,)`` that make cosines of products; 0 where there is no telling from zero.
+
+        Parameters
+        ----------
+        norms, along
+            As in ``_squares``.
+        """
+        squares = self._squares(norms, codes, along)
+        if along is None or self._centre is None:
+            return np.where(squares > self._zero, squares, 0.0)
+        size = norms + self._centre_prepared[1] ** 2
+        if not self.codec.knows_lengths:
+            return np.where(squares > self._zero + _DECODED * size, squares, 0.0)
+        # What the code does not know of the vector lies at right angles to what it knows: a vector no longer than
+        # that has hardly a direction, and its cosines are to be small.
+        errors = self.codec.error_shares(codes) * norms
+        return np.where(np.abs(squares) > self._zero + _DIGITS * size, np.maximum(squares, errors), 0.0)
+
+    # Scores ----------------------------------------------------------------------------------------------
 
     def score(self, queries: Queries, codes: Bytes) -> Float32:
         """Return ``(m, n) float32`` scores of ``(n, B) uint8`` codes."""
@@ -156,36 +247,32 @@ class Coding:
             products += queries.offset[:, None]
         if queries.lost is not None:
             products[queries.lost] = np.nan
-        if queries.metric == "ip" or queries.divided:
+        if queries.final:
             return products
-        lengths = queries.lengths
-        norms = self.squared_norms(codes)
+        norms = self.codec.wide_squared_norms(codes)
         if queries.metric == "l2":
-            return _minus_distance(lengths, products, norms)
-        norms = np.where(norms > self.codec.noise, norms, np.float32(0))
-        return _over(products, np.sqrt(lengths) * np.sqrt(norms))
+            assert queries.lengths is not None
+            assert queries.beside is not None
+            return _minus_distance(products, queries.lengths, queries.beside, norms)
+        squares = self._divisors(norms, codes, None if self._centre is None else self._along_centre(codes))
+        squares[squares == 0] = np.nan
+        products *= (1.0 / np.sqrt(squares)).astype(np.float32)
+        return products if self._centre is None else np.clip(products, -1.0, 1.0, out=products)
 
     def score_pairs(self, a: Bytes, b: Bytes, metric: Metric) -> Float32:
         """Return ``(n,) float32`` scores of the vectors that codes ``(n, B)`` of two columns stand for, row by row."""
         if metric == "l2":  # the steps behind turn and move both sides alike
             return np.asarray(-self.codec.pair_distances(a, b), dtype=np.float32)
         products, left, right = self.codec.pair_products(a, b)
-        if self._centre is not None and self._centre.any():
-            on_left, on_right = (self.codec.score(self._centre_prepared, codes)[0] for codes in (a, b))
-            centre = float(kernels.row_products(self._centre, self._centre)[0])
-            products = products + on_left + on_right + centre
-            left, right = left + 2 * on_left + centre, right + 2 * on_right + centre
+        on_left, on_right = None, None
+        if self._centre is not None:
+            on_left, on_right = self._along_centre(a), self._along_centre(b)
+            products = products + on_left + on_right + self._centre_prepared[1] ** 2
         if metric == "ip":
             return products.astype(np.float32)
-        return _cosines(products, left, right, self.codec.noise)
-
-
-def _cosines(products: Float64, left: Float64, right: Float64, noise: float) -> Float32:
-    """Return cosines from products and squared lengths, NaN where a length cannot be told from zero."""
-    known = (left > noise) & (right > noise)
-    lengths = np.sqrt(np.maximum(left, 0.0)) * np.sqrt(np.maximum(right, 0.0))
-    cosines = np.divide(products, lengths, out=np.full(len(products), np.nan), where=known)
-    return np.asarray(np.clip(cosines, -1.0, 1.0), dtype=np.float32)
+        lengths = np.sqrt(self._divisors(left, a, on_left)) * np.sqrt(self._divisors(right, b, on_right))
+        cosines = np.divide(products, lengths, out=np.full(len(products), np.nan), where=lengths > 0)
+        return np.asarray(np.clip(cosines, -1.0, 1.0), dtype=np.float32)
 
 
 def row_scores(A: Float32, B: Float32, metric: Metric) -> Float32:
@@ -265,13 +352,19 @@ def _distances(Q: Float32, X: Float32) -> Float32:
     return scores
 
 
-def _minus_distance(lengths: Float32, products: Float32, norms: Float32) -> Float32:
-    return np.asarray(-np.sqrt(np.maximum(lengths - 2 * products + norms, 0)), dtype=np.float32)
-
-
-def _over(products: Float32, lengths: Float32) -> Float32:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(products / np.where(lengths > 0, lengths, np.float32(np.nan)), dtype=np.float32)
+def _minus_distance(products: Float32, lengths: Float64, beside: Float64, norms: Float64) -> Float32:
+    """Return minus the distances ``(m, n)`` from products with directions, lengths and squared norms; overwrites."""
+    squares = lengths * lengths + beside
+    peak = max(float(squares.max(initial=0.0)), float(norms.max(initial=0.0)))
+    if _LEAST_SQUARE < peak < _MOST_SQUARE:
+        products *= (-2.0 * lengths).astype(np.float32)[:, None]
+        products += squares.astype(np.float32)[:, None]
+        products += norms.astype(np.float32)
+        np.maximum(products, 0, out=products)
+        np.sqrt(products, out=products)
+        return np.negative(products, out=products)
+    wide = squares[:, None] - 2.0 * lengths[:, None] * products + norms
+    return np.asarray(-np.sqrt(np.maximum(wide, 0.0)), dtype=np.float32)
 
 
 def max_sim(Q: Float32, X: Float32, offsets: npt.NDArray[np.int64]) -> Float32:
