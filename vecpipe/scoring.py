@@ -155,7 +155,7 @@ class Coding:
             return np.zeros(len(moved))
         centred = moved.astype(np.float64) - (0.0 if self._centre is None else self._centre)
         kept = placed.astype(np.float64)
-        return np.maximum((centred * centred).sum(axis=1) - (kept * kept).sum(axis=1), 0.0)
+        return np.asarray(np.maximum((centred * centred).sum(axis=1) - (kept * kept).sum(axis=1), 0.0))
 
     # Lengths ---------------------------------------------------------------------------------------------
 
