@@ -17,18 +17,13 @@ import numpy.typing as npt
 
 from vecpipe import kernels
 from vecpipe.arrays import Bytes, Float32, Float64, Mask
-from vecpipe.errors import InputError, SpecError
+from vecpipe.code_lengths import CLOSE, CodeLengths
+from vecpipe.errors import SpecError
 from vecpipe.moments import Affine
 from vecpipe.operators import Codec, Operator
 
 Metric = Literal["cosine", "ip", "l2"]
 METRICS: tuple[Metric, ...] = ("cosine", "ip", "l2")
-_CLOSE = 2.0**-6
-"""Share of two squared lengths below which their difference has lost too many digits of float32."""
-_ALIKE = 1e-5
-"""By how much squared lengths of the same code may differ."""
-_DECODED, _DIGITS = 2.0**-26, 2.0**-13
-"""Rounding of squared lengths, as a share of what they are differences of: of decoded vectors, and of codes."""
 _LEAST_SQUARE, _MOST_SQUARE = 1e-25, 1e30
 
 
@@ -116,6 +111,7 @@ class Coding:
             for step in reversed(steps[start:]):
                 centre = step.invert(centre)
             self._centre = centre if centre.any() else None
+        self._lengths = CodeLengths(codec, self._turn, self._centre)
         self._unit_rows = False
         for step in self.before:
             self._unit_rows = step.makes_unit_length or (self._unit_rows and step.keeps_unit_length)
@@ -157,88 +153,9 @@ class Coding:
         kept = placed.astype(np.float64)
         return np.asarray(np.maximum((centred * centred).sum(axis=1) - (kept * kept).sum(axis=1), 0.0))
 
-    # Lengths ---------------------------------------------------------------------------------------------
-
-    @cached_property
-    def _centre_prepared(self) -> tuple[Any, float]:
-        """The centre's direction as the codec prepares it, and its length."""
-        assert self._centre is not None
-        unit, length = kernels.unit_rows(self._centre)
-        return self.codec.prepare(self._turned(unit)), float(length[0])
-
-    def _along_centre(self, codes: Bytes) -> Float64:
-        """Return products ``(n,)`` of the centre with the codes."""
-        prepared, length = self._centre_prepared
-        return np.asarray(self.codec.score(prepared, codes)[0].astype(np.float64) * length)
-
     def squared_norms(self, codes: Bytes) -> Float64:
         """Return ``(n,)`` squared lengths of the vectors that codes stand for in the space that scores speak of."""
-        along = None if self._centre is None else self._along_centre(codes)
-        return np.maximum(self._squares(self.codec.wide_squared_norms(codes), codes, along), 0.0)
-
-    def _squares(self, norms: Float64, codes: Bytes, along: Float64 | None) -> Float64:
-        """Return squared lengths ``(n,)``, those that a codec estimates perhaps negative.
-
-        Parameters
-        ----------
-        norms, along
-            Squared lengths of the codes, and their products with the centre where there is one.
-        """
-        if along is None or self._centre is None:
-            return norms
-        size = norms + self._centre_prepared[1] ** 2
-        squares = size + 2.0 * along
-        if not self.codec.knows_lengths:
-            # Far from the centre and near the origin: a length that is a small difference of large numbers.
-            unsure = np.flatnonzero(squares < _CLOSE * size)
-            if unsure.size:
-                squares[unsure] = self._decoded_squares(codes[unsure])
-        return np.asarray(squares)
-
-    def _decoded_squares(self, codes: Bytes) -> Float64:
-        assert self._centre is not None
-        along = self._turned(self._centre).astype(np.float64)
-        wide = self.codec.decode(codes).astype(np.float64) + along
-        squares = np.einsum("ij,ij->i", wide, wide)
-        if wide.shape[1] < self._centre.shape[1]:
-            squares += max(self._centre_prepared[1] ** 2 - float((along * along).sum()), 0.0)
-        return np.asarray(squares)
-
-    @cached_property
-    def _zero(self) -> float:
-        """Squared length up to which what is decoded cannot be told from zero: what a zero vector decodes to."""
-        if self.codec.direction_only:
-            return self.codec.noise
-        width = self.codec.dim if self._turn is None else self._turn.matrix.shape[0]
-        try:
-            code = self.codec.encode(self.place(np.zeros((1, width), np.float32)))
-        except InputError:  # no zero vector has a code
-            return self.codec.noise
-        along = None if self._centre is None else self._along_centre(code)
-        ways = (self.codec.wide_squared_norms(code), self.codec.pair_products(code, code)[1])
-        largest = max(float(self._squares(norms, code, along)[0]) for norms in ways)
-        return max(self.codec.noise, largest * (1.0 + _ALIKE))
-
-    def _divisors(self, norms: Float64, codes: Bytes, along: Float64 | None) -> Float64:
-        """Return the squared lengths ``(n,)`` that make cosines of products; 0 where there is no telling from zero.
-
-        Parameters
-        ----------
-        norms, along
-            As in ``_squares``.
-        """
-        squares = self._squares(norms, codes, along)
-        if along is None or self._centre is None:
-            return np.where(squares > self._zero, squares, 0.0)
-        size = norms + self._centre_prepared[1] ** 2
-        if not self.codec.knows_lengths:
-            return np.where(squares > self._zero + _DECODED * size, squares, 0.0)
-        # What the code does not know of the vector lies at right angles to what it knows: a vector no longer than
-        # that has hardly a direction, and its cosines are to be small.
-        errors = self.codec.error_shares(codes) * norms
-        return np.where(np.abs(squares) > self._zero + _DIGITS * size, np.maximum(squares, errors), 0.0)
-
-    # Scores ----------------------------------------------------------------------------------------------
+        return self._lengths.squares(codes)
 
     def score(self, queries: Queries, codes: Bytes) -> Float32:
         """Return ``(m, n) float32`` scores of ``(n, B) uint8`` codes."""
@@ -254,7 +171,9 @@ class Coding:
             assert queries.lengths is not None
             assert queries.beside is not None
             return _minus_distance(products, queries.lengths, queries.beside, norms)
-        squares = self._divisors(norms, codes, None if self._centre is None else self._along_centre(codes))
+        squares = self._lengths.divisors(
+            norms, codes, None if self._centre is None else self._lengths.along_centre(codes)
+        )
         squares[squares == 0] = np.nan
         products *= (1.0 / np.sqrt(squares)).astype(np.float32)
         return products if self._centre is None else np.clip(products, -1.0, 1.0, out=products)
@@ -266,11 +185,13 @@ class Coding:
         products, left, right = self.codec.pair_products(a, b)
         on_left, on_right = None, None
         if self._centre is not None:
-            on_left, on_right = self._along_centre(a), self._along_centre(b)
-            products = products + on_left + on_right + self._centre_prepared[1] ** 2
+            on_left, on_right = self._lengths.along_centre(a), self._lengths.along_centre(b)
+            products = products + on_left + on_right + self._lengths.centre_square
         if metric == "ip":
             return products.astype(np.float32)
-        lengths = np.sqrt(self._divisors(left, a, on_left)) * np.sqrt(self._divisors(right, b, on_right))
+        lengths = np.sqrt(self._lengths.divisors(left, a, on_left)) * np.sqrt(
+            self._lengths.divisors(right, b, on_right)
+        )
         cosines = np.divide(products, lengths, out=np.full(len(products), np.nan), where=lengths > 0)
         return np.asarray(np.clip(cosines, -1.0, 1.0), dtype=np.float32)
 
@@ -337,9 +258,9 @@ def _distances(Q: Float32, X: Float32) -> Float32:
         scores += lengths[:, None]
         scores += norms
         doubtful = np.flatnonzero(
-            scores.min(axis=1, initial=np.inf) <= np.float32(_CLOSE) * (lengths + norms.max(initial=0))
+            scores.min(axis=1, initial=np.inf) <= np.float32(CLOSE) * (lengths + norms.max(initial=0))
         )
-        close = [np.flatnonzero(scores[query] <= np.float32(_CLOSE) * (lengths[query] + norms)) for query in doubtful]
+        close = [np.flatnonzero(scores[query] <= np.float32(CLOSE) * (lengths[query] + norms)) for query in doubtful]
     np.maximum(scores, 0, out=scores)
     np.sqrt(scores, out=scores)
     if scale == 1.0:
