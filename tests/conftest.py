@@ -19,11 +19,27 @@ settings.register_profile("vecpipe", deadline=None, derandomize=True, max_exampl
 settings.load_profile("vecpipe")
 
 
+oracle = pytest.mark.oracle
+"""Marks a test that holds operators, named first, against something independent: what ``says`` says of them."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "oracle(*operators, says): a test against an independent implementation")
+
+
 def anisotropic(rows: int = 600, dim: int = 12, seed: int = 0) -> npt.NDArray[np.float32]:
     """Rows as embeddings are: a few strong directions, correlated dimensions, a mean that is not zero."""
     rng = np.random.default_rng(seed)
     mix = rng.standard_normal((dim, dim)) * (0.8 ** np.arange(dim))[:, None]
     return (rng.standard_normal((rows, dim)) @ mix + 0.5 * rng.standard_normal(dim)).astype(np.float32)
+
+
+def embeddings(rows: int, dim: int = 48, seed: int = 0) -> npt.NDArray[np.float32]:
+    """Unit rows with a power-law spectrum in a random basis, as embedding models give."""
+    rng = np.random.default_rng(seed)
+    basis = np.linalg.qr(np.random.default_rng(99).standard_normal((dim, dim)))[0]
+    X = rng.standard_normal((rows, dim)) * np.arange(1, dim + 1) ** -0.7 @ basis + 0.1
+    return (X / np.linalg.norm(X, axis=1, keepdims=True)).astype(np.float32)
 
 
 def fixed(X: npt.NDArray[np.generic], valid: npt.NDArray[np.bool_] | None = None) -> pa.FixedSizeListArray:
@@ -67,10 +83,11 @@ def docs(con: duckdb.DuckDBPyConnection, X: npt.NDArray[np.float32]) -> duckdb.D
 
 
 @pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """The folder of real embeddings: the one named by VECPIPE_DATA, or a data folder beside the checkout."""
-    beside = Path(__file__).resolve().parents[1].parent / "shared" / "data"
-    folder = Path(os.environ.get("VECPIPE_DATA", beside))
-    if not folder.is_dir():
-        pytest.skip("no data folder; set VECPIPE_DATA to one")
+def real_data() -> Path:
+    """The folder of real embeddings that ``VECPIPE_DATA`` names: ``<set>/docs.parquet``, ``<set>/queries.parquet``."""
+    named = os.environ.get("VECPIPE_DATA")
+    if not named:
+        pytest.skip("real embeddings are not part of the project; set VECPIPE_DATA to a folder of them")
+    folder = Path(named)
+    assert folder.is_dir(), f"VECPIPE_DATA is {named}, which is no folder"
     return folder

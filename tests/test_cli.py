@@ -81,6 +81,13 @@ def test_help_names_every_command_and_version_is_the_librarys():
     assert works("--version").strip() == f"vecpipe, version {vecpipe.__version__}"
 
 
+@pytest.mark.parametrize("group", [(), ("bench",)])
+def test_no_summary_of_a_command_is_cut(group):
+    summaries = works(*group, "--help").partition("Commands:")[2].splitlines()
+    assert len(summaries) > 6
+    assert not [line for line in summaries if line.endswith(("...", "…"))]
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_shows_an_example_of_itself(command):
     assert re.search(rf"^ +(echo .*\| )?vecpipe {command}\b", works(command, "--help"), re.MULTILINE)
@@ -136,6 +143,7 @@ def test_fit_says_what_is_missing(docs, db):
     assert "for DuckDB sources" in misused("fit", docs, "pca(4)", "--table", "docs", "--out", "m")
     assert "did you mean pca" in fails("fit", docs, "pcaa(4)", "--out", "m")
     assert "cannot keep 99" in fails("fit", docs, "pca(99)", "--out", "m", "--progress", "none")
+    assert "no such database" in fails("fit", "none.duckdb", "pca(4)", "--table", "docs", "--out", "m")
     assert "no such file" in fails("fit", "none.parquet", "pca(4)", "--out", "m")
 
 
@@ -166,10 +174,14 @@ def test_progress_lines_wait_their_time(capsys):
     lines = Lines("fit", 1e9)
     for done in range(0, 101, 10):
         lines(done, 100)
-    assert [line.split(" rows")[0] for line in capsys.readouterr().err.splitlines()] == [
-        "fit: 0 of 100",
-        "fit: 100 of 100",
-    ]
+    first, last = capsys.readouterr().err.splitlines()
+    assert first == "fit: 0 of 100 rows"
+    assert re.fullmatch(r"fit: 100 of 100 rows, [0-9,]+ rows/s, 0 s left", last)
+
+
+def test_a_single_progress_line_claims_no_rate(capsys):
+    Lines("fit", 0.0)(3_000, 3_000)
+    assert capsys.readouterr().err == "fit: 3,000 of 3,000 rows\n"
 
 
 def test_models_show_export_import(tmp_path, db):
@@ -315,14 +327,14 @@ def test_sql_read_only_refuses_to_write(db):
 pty = pytest.importorskip("pty") if sys.platform != "win32" else None
 
 
-@pytest.mark.skipif(pty is None, reason="no pseudo-terminals on this system")
-def test_the_prompt_runs_statements_survives_errors_and_keeps_a_history(tmp_path):
+def at_the_prompt(tmp_path: Path, typed: bytes) -> str:
+    """Return what a terminal shows; the program must leave by itself, with exit code 0."""
     ours, theirs = pty.openpty()
     environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path), "TERM": "dumb"}
     command = [sys.executable, "-m", "vecpipe", "sql"]
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
     os.close(theirs)
-    os.write(ours, b"SELECT 6 *\n7 AS answer;\nSELECT nonsense;\nSELECT 'still here' AS said;\n.quit\n")
+    os.write(ours, typed)
     output = b""
     while True:
         try:
@@ -334,12 +346,29 @@ def test_the_prompt_runs_statements_survives_errors_and_keeps_a_history(tmp_path
         output += found
     process.wait()
     os.close(ours)
-    output = output.decode()
-    assert process.returncode == 0, output
+    assert process.returncode == 0, output.decode()
+    return output.decode()
+
+
+@pytest.mark.skipif(pty is None, reason="no pseudo-terminals on this system")
+def test_the_prompt_runs_statements_survives_errors_and_keeps_a_history(tmp_path):
+    typed = b"SELECT 6 *\n7 AS answer;\nSELECT nonsense;\nSELECT 'still here' AS said;\n.quit\n"
+    output = at_the_prompt(tmp_path, typed)
     assert "42" in output
     assert "nonsense" in output
     assert "still here" in output
     assert "still here" in (tmp_path / "vecpipe" / "history").read_text()
+
+
+@pytest.mark.skipif(pty is None, reason="no pseudo-terminals on this system")
+@pytest.mark.parametrize("leave", ["exit", "quit;", ".exit", "SELECT 1\n.quit"])
+def test_the_prompt_helps_knows_its_commands_and_leaves_when_told(tmp_path, leave):
+    typed = f".help\n.tables\nSELECT 6 *\n.help\n7 AS\nexit;\n{leave}\nSELECT 'late' AS late;\n\x04\x04"
+    output = at_the_prompt(tmp_path, typed.encode())
+    assert output.count("Ctrl-D    leave") == 2
+    assert "no such command: .tables" in output
+    assert "42" in output
+    assert "late" not in output.partition("42")[2]
 
 
 # Cells --------------------------------------------------------------------------------------------------------

@@ -63,7 +63,49 @@ def test_the_command_prints_a_table_and_replaces_only_its_own_file(tmp_path):
     con.close()
     refused = CliRunner().invoke(main, arguments)
     assert refused.exit_code == 1
-    assert "not the database of an earlier demo" in refused.stderr
+    assert "the demo did not make main.mine" in refused.stderr
+    assert duckdb.connect(str(path), read_only=True).execute("SELECT a FROM mine").fetchall() == [(1,)]
+
+
+@pytest.mark.parametrize("brings_vecpipe_in", [False, True])
+def test_a_database_whose_tables_have_the_demos_names_is_left_alone(tmp_path, brings_vecpipe_in):
+    path = tmp_path / "mine.duckdb"
+    con = vecpipe.connect(path) if brings_vecpipe_in else duckdb.connect(str(path))
+    con.execute("CREATE TABLE docs AS SELECT 'years of work' AS text")
+    con.close()
+    with pytest.raises(InputError, match=r"not the database of an earlier demo.*another file with --db"):
+        demonstrate(path, documents=250, queries=5)
+    con = duckdb.connect(str(path), read_only=True)
+    assert con.execute("SELECT text FROM docs").fetchall() == [("years of work",)]
+    con.close()
+
+
+def test_a_demo_database_with_a_view_or_a_model_of_the_users_is_left_alone(tmp_path):
+    path = tmp_path / "d.duckdb"
+    with pytest.raises(InputError, match="stopped here"):
+        demonstrate(path, documents=250, queries=5, report=_stop_at("vec_hash_embed"))
+    con = vecpipe.connect(path)
+    con.execute("CREATE VIEW seen AS SELECT 1 AS a")
+    con.execute("SELECT vec_fit_query('mine', 'int8', 'SELECT [1.0, 2.0]::FLOAT[2] AS v')").fetchall()
+    con.close()
+    with pytest.raises(InputError, match=r"the demo did not make main\.seen, the model mine"):
+        demonstrate(path, documents=250, queries=5)
+
+
+def test_what_an_interrupted_demo_has_left_is_replaced(tmp_path):
+    path = tmp_path / "d.duckdb"
+    for _ in range(2):
+        with pytest.raises(InputError, match="stopped here"):
+            demonstrate(path, documents=250, queries=5, report=_stop_at("vec_hash_embed"))
+        assert path.exists()
+
+
+def _stop_at(text):
+    def report(line: str) -> None:
+        if text in line:
+            raise InputError("stopped here")
+
+    return report
 
 
 def test_too_few_texts_are_refused_and_another_file_is_left_alone(tmp_path):

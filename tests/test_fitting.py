@@ -279,11 +279,35 @@ def test_files_that_are_missing_or_something_else_are_input_errors(tmp_path):
         vecpipe.fit(cut, SPEC)
 
 
+@pytest.mark.parametrize("name", ["docs", "main.docs", "memory.main.docs", '"my ""docs"', "seen"])
+def test_a_table_or_view_may_be_named_where_a_query_is_expected(name):
+    con = duckdb.connect()
+    con.register("rows", TABLE)
+    con.execute("CREATE TABLE docs AS SELECT *, id % 3 AS w FROM rows")
+    con.execute('CREATE TABLE "my ""docs" AS FROM docs; CREATE VIEW seen AS FROM docs')
+    query = "SELECT emb, w FROM docs"
+    for given in ({}, {"weight": "w"}):
+        assert vecpipe.fit(con, name, SPEC, **given).hash == vecpipe.fit(con, query, SPEC, **given).hash
+    of_names = vecpipe.fit(con, name, "leanvec(2) | int8", queries=name)
+    assert of_names.hash == vecpipe.fit(con, query, "leanvec(2) | int8", queries=query).hash
+    with pytest.raises(InputError, match="no column 'vec'; there are id, "):
+        vecpipe.fit(con, name, SPEC, column="vec")
+
+
+def test_a_table_by_name_is_read_no_further_than_is_needed():
+    con = duckdb.connect()
+    con.register("rows", TABLE)
+    con.execute("CREATE VIEW docs AS SELECT emb, CASE WHEN id < 0 THEN '' ELSE error('read') END AS text FROM rows")
+    assert vecpipe.fit(con, "docs", SPEC).info.rows == len(X)
+    with pytest.raises(EngineError, match="Table with name nothing does not exist"):
+        vecpipe.fit(con, "nothing", SPEC)
+
+
 def test_a_connection_needs_a_query_that_returns_rows():
     con = loaded()
     with pytest.raises(InputError, match="needs a query"):
         vecpipe.fit(con, SPEC)
-    for query in ("SELECT emb FROM nowhere", "SELEC"):
+    for query in ("SELECT emb FROM nowhere", "SELEC emb FROM docs"):
         with pytest.raises(EngineError, match=f"in: {query}"):
             vecpipe.fit(con, query, SPEC)
 
@@ -312,8 +336,8 @@ def test_progress_counts_every_row():
     assert seen[-1] == (500, 500)
 
 
-def test_real_embeddings_whiten_to_the_identity(shared_data):
-    source = shared_data / "cranfield" / "docs.parquet"
+def test_real_embeddings_whiten_to_the_identity(real_data):
+    source = real_data / "cranfield" / "docs.parquet"
     schema = pq.read_schema(source)
     column = next(field.name for field in schema if pa.types.is_fixed_size_list(field.type))
     model = vecpipe.fit(source, "pca(64) | whiten", column=column)

@@ -7,11 +7,42 @@ from typing import cast
 import numpy as np
 import pytest
 
+from vecpipe.advise import advise
 from vecpipe.arrays import Float32, Float64
+from vecpipe.diverse import farthest_points
+from vecpipe.engines.lancedb import asks
+from vecpipe.engines.lancedb.rerankers import ExactRerank
 from vecpipe.errors import SpecError
 from vecpipe.pipeline import fit_sketch
-from vecpipe.scoring import Metric, exact_scores
+from vecpipe.scoring import METRICS, Metric, exact_scores, metric_named
+from vecpipe.search import ivf
+from vecpipe.search.querybank import QueryBank
 from vecpipe.sketch import Sketch
+
+ROWS = np.ones((4, 2), np.float32)
+TAKE_A_METRIC = {
+    "advise": lambda metric: advise(None, metric=metric),
+    "farthest_points": lambda metric: farthest_points(ROWS, 2, metric),
+    "search of LanceDB": lambda metric: asks.check(asks.Ask(metric=metric)),
+    "ExactRerank": lambda metric: ExactRerank(ROWS[0], "emb", metric),
+    "QueryBank": lambda metric: QueryBank(ROWS, metric),
+    "ivf.train": lambda metric: ivf.train(ROWS, partitions=1, metric=metric),
+}
+
+
+@pytest.mark.parametrize("name", TAKE_A_METRIC)
+def test_whatever_takes_a_metric_refuses_another_with_the_same_error(name: str) -> None:
+    known = "cosine, l2" if name == "farthest_points" else "cosine, ip, l2"
+    with pytest.raises(SpecError, match=f"^metric is 'dot'; expected one of {known}$"):
+        TAKE_A_METRIC[name]("dot")
+
+
+def test_a_metric_is_found_by_name_among_those_the_caller_knows() -> None:
+    assert [metric_named(name) for name in METRICS] == list(METRICS)
+    assert metric_named("l2", ("cosine", "l2")) == "l2"
+    for name in ("ip", None, 1):
+        with pytest.raises(SpecError, match="expected one of cosine, l2"):
+            metric_named(name, ("cosine", "l2"))
 
 
 @pytest.mark.parametrize("dim", [1, 3, 16, 33, 384, 1537])

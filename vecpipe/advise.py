@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import duckdb
 import numpy as np
 
 from vecpipe.errors import FitError, InputError, VecpipeError
@@ -13,9 +14,9 @@ from vecpipe.evaluate import Collection, Evaluation, evaluate
 from vecpipe.fitting import sketch_source
 from vecpipe.metrics.audit import wide_scores
 from vecpipe.operators import registry
-from vecpipe.scoring import METRICS, Metric
+from vecpipe.scoring import Metric, metric_named
 from vecpipe.sketch import Sketch
-from vecpipe.sources import open_source
+from vecpipe.sources import open_source, table_query
 
 SAMPLE_ROWS = 20_000
 HELD_OUT = 500
@@ -78,15 +79,16 @@ def advise(
 
     Raises
     ------
-    InputError, FitError
-        A bad row, a bad target, fewer than 100 distinct rows, or scores beyond the range of float32.
+    InputError, FitError, SpecError
+        A bad row, a bad target, fewer than 100 distinct rows, scores beyond the range of float32, or another metric.
     """
     if recall is not None and not 0.0 < recall <= 1.0:
         raise InputError(f"recall is {recall}; expected a number above 0, at most 1")
     if bytes_per_vector is not None and bytes_per_vector < 1:
         raise InputError(f"bytes is {bytes_per_vector}; expected at least 1")
-    if metric not in METRICS:
-        raise InputError(f"metric is {metric!r}; expected one of {', '.join(METRICS)}")
+    metric = metric_named(metric)
+    if query is not None and isinstance(source, duckdb.DuckDBPyConnection):
+        query = table_query(source, query, (column,))
     collection, unit = _collection(sketch_source(open_source(source, query), column=column), metric)
     _check_truth(collection)
     # Distances stay as they are when all vectors are moved, and off the origin codes of moved ones keep far more.

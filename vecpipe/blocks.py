@@ -136,7 +136,7 @@ class Block:
     def wide_squares(self) -> Float64:
         """Return the ``(n,)`` squared lengths in float64, which holds them all."""
         squares = self.squares.astype(np.float64)
-        beyond = np.flatnonzero(np.isinf(squares))
+        beyond = np.flatnonzero(np.isinf(squares) | (squares < 1e-30))  # tiny rows are no zero vectors
         if beyond.size:
             wide = self.rows[beyond].astype(np.float64)
             squares[beyond] = np.einsum("ij,ij->i", wide, wide)

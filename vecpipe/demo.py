@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from vecpipe.corpus import Document, gather
 from vecpipe.engines.duckdb import connect
-from vecpipe.engines.duckdb.catalog import run
+from vecpipe.engines.duckdb.catalog import model_names, run
 from vecpipe.engines.duckdb.macros import sql_folder
 from vecpipe.errors import InputError
 
@@ -29,6 +29,8 @@ SPECS = {
     "bits": "center | rotate | binary",
 }
 BEST = "int8"
+_MADE = {"main.docs", "main.queries", "vecpipe.models"}
+_INSTEAD = "nothing was touched: give another file with --db, or remove this one yourself"
 QUESTIONS = (
     "split a string by a separator",
     "read a parquet file into a table",
@@ -96,7 +98,7 @@ def demonstrate(
     Parameters
     ----------
     database
-        Where to leave it; replaced if it is the database of an earlier run.
+        Where to leave it; replaced if it is the database of an earlier run and holds nothing else.
     documents
         Use so many texts instead of all.
     queries
@@ -107,7 +109,7 @@ def demonstrate(
     Raises
     ------
     InputError
-        The file is there and is not from an earlier run, or there are too few texts.
+        The file is there and is not from an earlier run, or holds more than that run made, or there are too few texts.
     """
     begun = time.perf_counter()
     path = Path(database)
@@ -120,6 +122,7 @@ def demonstrate(
         )
     con = connect(path)
     try:
+        run(con, _statement("mark"))
         con.register("texts", _table(texts))
         report(_statement("docs"))
         embed_seconds = _timed(lambda: run(con, _statement("docs")))
@@ -147,20 +150,26 @@ def demonstrate(
 
 
 def _make_room(path: Path) -> None:
-    """Remove the database of an earlier run; refuse to touch any other file."""
+    """Remove the database of an earlier run; refuse to touch any other file, or one with something of the user's."""
     if not path.exists():
         return
     from vecpipe.etl.tables import is_duckdb
 
-    tables: set[str] = set()
-    if is_duckdb(path):
-        con = connect(path, read_only=True)
-        try:
-            tables = {name for (name,) in run(con, "SELECT table_name FROM duckdb_tables()").fetchall()}
-        finally:
-            con.close()
-    if not tables <= {"docs", "queries", "models"} or not tables:
-        raise InputError(f"{path} exists and is not the database of an earlier demo; give another name")
+    if not path.is_file() or not is_duckdb(path):
+        raise InputError(f"{path} exists and is not the database of an earlier demo; {_INSTEAD}")
+    con = connect(path, read_only=True)
+    try:
+        found = {str(name): bool(marked) for name, marked in run(con, _statement("found")).fetchall()}
+        models = set(model_names(con)) - SPECS.keys()
+    finally:
+        con.close()
+    if not found.get("vecpipe.models"):
+        raise InputError(f"{path} exists and is not the database of an earlier demo; {_INSTEAD}")
+    others = [*sorted(found.keys() - _MADE), *(f"the model {name}" for name in sorted(models))]
+    if others:
+        raise InputError(
+            f"{path} is the database of an earlier demo, but the demo did not make {', '.join(others)}; {_INSTEAD}"
+        )
     path.unlink()
     path.with_name(path.name + ".wal").unlink(missing_ok=True)
 

@@ -12,8 +12,9 @@ from vecpipe.arrays import Float32, Float64, Mask
 from vecpipe.errors import SpecError
 from vecpipe.kernels import squared_norms
 from vecpipe.metrics.medoid import unit_scales
+from vecpipe.scoring import Metric, metric_named
 
-METRICS = ("cosine", "l2")
+METRICS: tuple[Metric, ...] = ("cosine", "l2")
 _SAME = 1e-6
 """Squared distances up to this share of the squared lengths are rounding of float32: the rows count as the same."""
 
@@ -52,8 +53,7 @@ def farthest_points(
     ----------
     Gonzalez 1985 (the bound on the radius), Eldar et al. 1997 (farthest-point sampling).
     """
-    if metric not in METRICS:
-        raise SpecError(f"metric is {metric!r}; expected one of {', '.join(METRICS)}")
+    metric_named(metric, METRICS)
     if k < 0:
         raise SpecError(f"k is {k}; expected 0 or more")
     some = np.ones(len(X), dtype=bool) if valid is None else valid.copy()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib import metadata
 
 _PACKAGES = ("numpy", "pyarrow", "duckdb", "safetensors", "numkong", "threadpoolctl", "click", "rich")
-_EXTRAS = ("lancedb", "polars", "pyspark", "dbt-duckdb", "matplotlib", "scikit-learn", "faiss-cpu")
+_EXTRAS = ("lancedb", "pylance", "polars", "matplotlib", "scikit-learn", "faiss-cpu", "usearch", "sqlite-vec")
 
 
 @dataclass(frozen=True)

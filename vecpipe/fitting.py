@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -16,10 +16,10 @@ from vecpipe.arrays import Float64, OnInvalid, Rows, to_rows
 from vecpipe.blocks import NotFiniteError
 from vecpipe.errors import FitError, InputError
 from vecpipe.kernels import one_blas_thread
-from vecpipe.ordered import in_order
+from vecpipe.ordered import in_order, thread_count
 from vecpipe.pipeline import Model, fit_sketch, needs_sample
 from vecpipe.sketch import Sketch
-from vecpipe.sources import Source, open_source, vector_column
+from vecpipe.sources import Source, open_source, table_query, vector_column
 from vecpipe.spec import parse
 
 Progress = Callable[[int, int | None], None]
@@ -39,26 +39,26 @@ def fit(
 ) -> Model:
     """Fit a spec in one pass over the rows of a source.
 
-    ``fit(con, "SELECT emb FROM docs", "pca(128) | int8")`` for a DuckDB connection,
-    ``fit(table, "pca(128) | int8")`` for everything else that ``open_source`` takes.
+    ``fit(con, "SELECT emb FROM docs", "pca(128) | int8")`` for a DuckDB connection, or ``fit(con, "docs", ...)`` for a
+    table of it; ``fit(table, "pca(128) | int8")`` for everything else that ``open_source`` takes.
 
     Parameters
     ----------
     source
         A DuckDB connection or relation, Arrow table, reader or dataset, NumPy array, path, Polars frame.
     query_or_spec, spec
-        Query and spec for a connection; the spec alone otherwise.
+        Query, or name of a table, and spec for a connection; the spec alone otherwise.
     column
         Column of the vectors; not needed when only one column holds lists.
     weight
         Column of row weights, for example word frequencies.
     queries
-        A sample of queries, for operators that are fitted to them too: for a connection a query text, otherwise
-        any source, with the same column.
+        A sample of queries, for operators that are fitted to them too: for a connection a query text or the name of
+        a table, otherwise any source, with the same column.
     on_invalid
         What a ragged, NaN or infinite row does: ``"error"`` stops, ``"null"`` leaves it out and counts it.
     threads
-        Threads that compute; as many as there are processors by default.
+        Threads that compute; as many as there are processors by default, at most 8.
     progress
         Called with the rows done and, where known, the rows there are.
 
@@ -82,6 +82,9 @@ def fit(
     """
     query = None if spec is None else query_or_spec
     steps = parse(query_or_spec if spec is None else spec)
+    if query is not None and isinstance(source, duckdb.DuckDBPyConnection):
+        query = table_query(source, query, (column, weight))
+        queries = table_query(source, queries, (column,)) if isinstance(queries, str) else queries
     opened = open_source(source, query)
     sketch = sketch_source(
         opened,
@@ -119,7 +122,7 @@ def sketch_source(
         The source has no rows at all.
     """
     name = vector_column(source.schema, column)
-    workers = threads or min(os.cpu_count() or 1, 8)
+    workers = thread_count(threads)
     sketch: Sketch | None = None
     row = 0
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 Result = TypeVar("Result")
+
+MOST_THREADS = 8
+"""Unless more are asked for: every thread has blocks of rows in memory, and others waiting."""
+
+
+def thread_count(asked: int | None = None) -> int:
+    """Return the threads asked for; else as many as there are processors, at most ``MOST_THREADS``."""
+    return asked or min(os.cpu_count() or 1, MOST_THREADS)
 
 
 def in_order(

@@ -27,6 +27,8 @@ from vecpipe.sketch import Sketch
 from vecpipe.spec import format_spec, parse
 from vecpipe.version import __version__
 
+_LENGTHS = (1e-15, 3e18)
+"""Mean lengths of vectors that codecs are fitted to."""
 _WHITENING = ("whitening_recall_before", "whitening_recall_after")
 
 
@@ -129,13 +131,14 @@ class Model:
         queries: bool = False,
     ) -> tuple[Float32, Mask | None]:
         X = _matrix(X, self.dim, "this model was fitted on")
-        for step in chain:
-            if isinstance(step, Affine):
-                X = kernels.affine(X, step.matrix, step.offset, stable=stable)
-            else:
-                X = step.apply_query(X) if queries else step.apply(X, stable=stable)
-                if step.undefines:
-                    X, valid = _drop(X, valid)
+        with np.errstate(over="ignore", invalid="ignore"):  # what leaves float32 is marked, not warned of
+            for step in chain:
+                if isinstance(step, Affine):
+                    X = kernels.affine(X, step.matrix, step.offset, stable=stable)
+                else:
+                    X = step.apply_query(X) if queries else step.apply(X, stable=stable)
+                    if step.undefines:
+                        X, valid = _drop(X, valid)
         if self._moves:
             X, valid = _drop(X, valid)
         return X, valid
@@ -483,7 +486,9 @@ def fit_sketch(sketch: Sketch, spec: str | Sequence[Operator], queries: Sketch |
     bound: list[Operator] = []
     with kernels.one_blas_thread():  # several threads round otherwise, and the model would depend on their number
         for step in steps:
-            ready = step.bind(data.dim, step.fit(data))
+            if isinstance(step, Codec):
+                _check_lengths(sketch, bound, step)
+            ready = _fitted(step, data)
             bound.append(ready)
             if not isinstance(ready, Codec):
                 data = data.after(ready)
@@ -494,6 +499,34 @@ def fit_sketch(sketch: Sketch, spec: str | Sequence[Operator], queries: Sketch |
         warn_if_whitening_hurts(kept)
     info = FitInfo(sketch.count, sketch.nulls, sketch.invalid, sketch.zeros, kept)
     return Model(bound, sketch.dim, info)
+
+
+def _fitted(step: Operator, data: FitData) -> Operator:
+    """Return the step, fitted and bound.
+
+    Raises
+    ------
+    FitError
+        The rows do not suffice, or their numbers are too large or too small for the sums of a fit.
+    """
+    try:
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            return step.bind(data.dim, step.fit(data))
+    except (np.linalg.LinAlgError, ModelFormatError) as error:
+        raise FitError(
+            f"{step.name} cannot be fitted to these rows ({error}): they are all zero, or of numbers so large or so "
+            "small that their squares leave the range of float32; scale them"
+        ) from error
+
+
+def _check_lengths(sketch: Sketch, before: Sequence[Operator], codec: Codec) -> None:
+    """Refuse vectors whose squared lengths float32 cannot hold: no score of their codes would mean anything."""
+    mean = sketch.norm_sum / sketch.weight_sum
+    if all(step.moves_only for step in before) and mean and not _LENGTHS[0] <= mean <= _LENGTHS[1]:
+        raise FitError(
+            f"{codec.name}: the vectors are {mean:.1e} long on average, but scores of codes take their squares in "
+            f"float32; expected lengths from {_LENGTHS[0]:.0e} to {_LENGTHS[1]:.0e}: scale them or put normalize first"
+        )
 
 
 def needs_sample(steps: Sequence[Operator]) -> bool:

@@ -27,18 +27,23 @@ METRICS: tuple[Metric, ...] = ("cosine", "ip", "l2")
 _LEAST_SQUARE, _MOST_SQUARE = 1e-25, 1e30
 
 
-def metric_named(name: Any) -> Metric:
+def metric_named(name: Any, among: Sequence[Metric] = METRICS) -> Metric:
     """Return a metric by name.
+
+    Parameters
+    ----------
+    among
+        The metrics that the caller knows.
 
     Raises
     ------
     SpecError
-        There is no such metric.
+        There is no such metric, or the caller does not know it.
     """
-    for metric in METRICS:
+    for metric in among:
         if name == metric:
             return metric
-    raise SpecError(f"metric is {name!r}; expected one of {', '.join(METRICS)}")
+    raise SpecError(f"metric is {name!r}; expected one of {', '.join(among)}")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ Each becomes a stream of Arrow record batches; nothing here looks at the vectors
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ import pyarrow.parquet as pq
 from vecpipe.errors import EngineError, InputError
 
 BATCH_ROWS = 8_192
+_PART = r'(?:[^\W\d]\w*|"(?:[^"]|"")+")'
+_TABLE = re.compile(rf"{_PART}(?:\.{_PART}){{0,2}}")
 ARROW_SUFFIXES = (".arrow", ".ipc", ".feather")
 
 
@@ -88,6 +91,33 @@ def open_source(source: Any, query: str | None = None, *, batch_rows: int = BATC
         f"cannot read rows from {type(source).__name__}; give a DuckDB connection and a query, a relation, "
         "an Arrow table, reader or dataset, a 2-D NumPy array, a Parquet or Arrow file, or a Polars frame"
     )
+
+
+def table_query(con: duckdb.DuckDBPyConnection, query: str, columns: Sequence[str | None]) -> str:
+    """Return a query as it is; for the name of a table, a query that reads no more of it than is needed.
+
+    Parameters
+    ----------
+    query
+        SQL, or ``table``, ``schema.table``, ``database.schema.table``, each part in double quotes where need be.
+    columns
+        The column of the vectors, None for the only one of a list type, and others; None for no other.
+
+    Raises
+    ------
+    InputError
+        The table has no such column, or several that may hold the vectors.
+    EngineError
+        There is no such table.
+    """
+    from vecpipe.engines.duckdb.identifiers import quoted  # the engine's package imports this module
+
+    if _TABLE.fullmatch(query.strip()) is None:
+        return query
+    schema = open_source(con, f"FROM {query} LIMIT 0").schema
+    vectors, *others = columns
+    needed = [vector_column(schema, vectors), *(vector_column(schema, name) for name in others if name is not None)]
+    return f"SELECT {', '.join(quoted(name) for name in needed)} FROM {query}"
 
 
 def _reader(reader: Any) -> Source:

@@ -1,8 +1,9 @@
 -- Retrieval over a column of codes or of vectors.
 
--- The number of the transaction lets the mentions of a query in one statement look its model up once.
+-- The number of the transaction lets the mentions of a query in one statement look its model up once, and the search path
+-- says in which database.
 CREATE OR REPLACE MACRO _vec_query(wanted, q, metric) AS
-    _vec_prepare(wanted, q, metric, txid_current());
+    _vec_prepare(wanted, q, metric, txid_current(), current_setting('search_path'));
 
 -- A short handle for a query carried through a model; NULL as the model for searching raw vectors. The model must be
 -- committed: the handle is made while the statement is planned.
@@ -17,13 +18,16 @@ CREATE OR REPLACE MACRO vec_score(code, query) AS
 CREATE OR REPLACE MACRO vec_exact(v, query) AS
     _vec_exact(v, query);
 
--- Whether the model that a search was planned with is the one that its transaction sees; an error where it is not.
+-- Whether the model that a search was planned with is the one that its transaction sees; an error where it is not, which
+-- is NULL where the transaction sees none.
 CREATE OR REPLACE MACRO _vec_planned_with_newest(wanted) AS
-    CASE WHEN _vec_version(wanted, txid_current())
-              <> (SELECT max(m.version) FROM vecpipe.models AS m
-                  WHERE m.name = _vec_base(wanted) AND m.version = coalesce(_vec_pinned(wanted), m.version))
-         THEN error('this transaction has stored another version of the model ' || wanted || ', and a search plans with '
-                    || 'committed models only: COMMIT before searching codes of the new version')
+    CASE WHEN _vec_version(wanted, txid_current(), current_setting('search_path'))
+              IS DISTINCT FROM
+              (SELECT max(m.version) FROM vecpipe.models AS m
+               WHERE m.name = _vec_base(wanted) AND m.version = coalesce(_vec_pinned(wanted), m.version))
+         THEN error('the newest committed version of the model ' || wanted || ', which a search plans with, is not the one '
+                    || 'this transaction sees: it has stored or deleted versions itself, or another transaction has since '
+                    || 'it began: COMMIT before searching')
          ELSE true
     END;
 
@@ -37,6 +41,14 @@ CREATE OR REPLACE MACRO _vec_table(source) AS
 CREATE OR REPLACE MACRO _vec_numbered(source) AS
     array_to_string(list_transform(regexp_extract_all(source, '"(?:[^"]|"")*"|[^".][^.]*'),
                                    lambda part: CASE WHEN starts_with(part, '"') THEN part ELSE _vec_name(part) END), '.');
+
+-- The text of a query for the rows of a table: up to three columns that a search reads, by fixed names, and all columns
+-- but score behind a prefix, which the search takes away again. Without it the query vector of a LATERAL join, the
+-- column emb of another table, would be taken for a column emb of this one.
+CREATE OR REPLACE MACRO _vec_rows(reference, item, v, tie) AS
+    'SELECT COLUMNS(lambda c: lower(c) <> ''_vec_c_score'') FROM (SELECT ' || _vec_name(item) || ' AS _vec_item, '
+        || _vec_name(v) || ' AS _vec_v, ' || _vec_name(tie) || ' AS _vec_tie, '
+        || 'COLUMNS(''(?s)^(.*)$'') AS ''_vec_c_\1'' FROM ' || reference || ')';
 
 -- The k rows of a table (or view, or CTE) nearest to q, with their score.
 --   code    column of codes, scored through the model
@@ -55,11 +67,10 @@ CREATE OR REPLACE MACRO _vec_numbered(source) AS
 CREATE OR REPLACE MACRO vec_search
 -- exact
 (source, q, rerank, k := 10, oversample := 4, metric := 'cosine') AS TABLE (
-    SELECT * EXCLUDE (_vec_score), _vec_score AS score
+    SELECT COLUMNS('(?s)^_vec_c_(.*)$') AS '\1', _vec_score AS score
     FROM (
-        SELECT COLUMNS(lambda c: lower(c) <> 'score'),
-               _vec_score(COLUMNS(lambda c: lower(c) = lower(rerank)), _vec_query(NULL, q, metric)) AS _vec_score
-        FROM query_table(source)
+        SELECT *, _vec_score(_vec_v, _vec_query(NULL, q, metric)) AS _vec_score
+        FROM query(_vec_rows(_vec_table(source), NULL, rerank, NULL))
         ORDER BY _vec_score DESC NULLS LAST
         LIMIT k
     )
@@ -68,11 +79,10 @@ CREATE OR REPLACE MACRO vec_search
 ),
 -- by code alone
 (source, q, code, model := NULL, k := 10, oversample := 4, metric := 'cosine') AS TABLE (
-    SELECT * EXCLUDE (_vec_score), _vec_score AS score
+    SELECT COLUMNS('(?s)^_vec_c_(.*)$') AS '\1', _vec_score AS score
     FROM (
-        SELECT COLUMNS(lambda c: lower(c) <> 'score'),
-               _vec_score(COLUMNS(lambda c: lower(c) = lower(code)), _vec_query(model, q, metric)) AS _vec_score
-        FROM query_table(source)
+        SELECT *, _vec_score(_vec_item, _vec_query(model, q, metric)) AS _vec_score
+        FROM query(_vec_rows(_vec_table(source), code, NULL, NULL))
         ORDER BY _vec_score DESC NULLS LAST
         LIMIT k
     )
@@ -81,21 +91,21 @@ CREATE OR REPLACE MACRO vec_search
 ),
 -- by code, then exactly; either may be NULL
 (source, q, code, rerank, model, k := 10, oversample := 4, metric := 'cosine') AS TABLE (
-    SELECT * EXCLUDE (_vec_coarse, _vec_place, _vec_score), _vec_score AS score
+    SELECT COLUMNS('(?s)^_vec_c_(.*)$') AS '\1', _vec_score AS score
     FROM (
-        SELECT COLUMNS(lambda c: lower(c) <> 'score'),
+        SELECT *,
                CASE WHEN rerank IS NULL OR code IS NULL THEN _vec_coarse
-                    ELSE _vec_exact(COLUMNS(lambda c: lower(c) = lower(coalesce(rerank, code))),
-                                    _vec_query(NULL, q, metric))
+                    ELSE _vec_exact(_vec_v, _vec_query(NULL, q, metric))
                END AS _vec_score
         FROM (
             SELECT *, row_number() OVER (ORDER BY _vec_coarse DESC) AS _vec_place
             FROM (
                 SELECT *,
-                       _vec_score(COLUMNS(lambda c: lower(c) = lower(coalesce(code, rerank,
-                                      'vec_search needs code := or rerank := with the name of a column'))),
-                                  _vec_query(CASE WHEN code IS NULL THEN NULL ELSE model END, q, metric)) AS _vec_coarse
-                FROM query_table(source)
+                       _vec_score(_vec_item, _vec_query(CASE WHEN code IS NULL THEN NULL ELSE model END, q, metric))
+                           AS _vec_coarse
+                FROM query(_vec_rows(_vec_table(source),
+                    coalesce(code, rerank, 'vec_search needs code := or rerank := with the name of a column'),
+                    rerank, NULL))
                 ORDER BY _vec_coarse DESC NULLS LAST
                 LIMIT CASE WHEN rerank IS NULL OR code IS NULL THEN k ELSE k * oversample END
             )
@@ -124,7 +134,7 @@ CREATE OR REPLACE MACRO vec_search
             FROM (
                 SELECT *, _vec_score(_vec_item, _vec_asked) AS _vec_coarse
                 FROM (
-                    SELECT unnest(_vec_probed(model, q, nprobe, txid_current())) AS _vec_in,
+                    SELECT unnest(_vec_probed(model, q, nprobe, txid_current(), current_setting('search_path'))) AS _vec_in,
                            _vec_query(CASE WHEN code IS NULL THEN NULL ELSE model END, q, metric) AS _vec_asked,
                            _vec_query(NULL, q, metric) AS _vec_raw
                 ) JOIN query(
@@ -147,22 +157,21 @@ CREATE OR REPLACE MACRO vec_search
 -- with an order of rows of the same score
 (source, q, ties, model := NULL, code := NULL, rerank := NULL, k := 10, oversample := 4,
  metric := 'cosine') AS TABLE (
-    SELECT * EXCLUDE (_vec_coarse, _vec_place, _vec_score, _vec_tie), _vec_score AS score
+    SELECT COLUMNS('(?s)^_vec_c_(.*)$') AS '\1', _vec_score AS score
     FROM (
-        SELECT COLUMNS(lambda c: lower(c) <> 'score'),
+        SELECT *,
                CASE WHEN rerank IS NULL OR code IS NULL THEN _vec_coarse
-                    ELSE _vec_exact(COLUMNS(lambda c: lower(c) = lower(coalesce(rerank, code))),
-                                    _vec_query(NULL, q, metric))
+                    ELSE _vec_exact(_vec_v, _vec_query(NULL, q, metric))
                END AS _vec_score
         FROM (
             SELECT *, row_number() OVER (ORDER BY _vec_coarse DESC, _vec_tie) AS _vec_place
             FROM (
                 SELECT *,
-                       COLUMNS(lambda c: lower(c) = lower(ties)) AS _vec_tie,
-                       _vec_score(COLUMNS(lambda c: lower(c) = lower(coalesce(code, rerank,
-                                      'vec_search needs code := or rerank := with the name of a column'))),
-                                  _vec_query(CASE WHEN code IS NULL THEN NULL ELSE model END, q, metric)) AS _vec_coarse
-                FROM query_table(source)
+                       _vec_score(_vec_item, _vec_query(CASE WHEN code IS NULL THEN NULL ELSE model END, q, metric))
+                           AS _vec_coarse
+                FROM query(_vec_rows(_vec_table(source),
+                    coalesce(code, rerank, 'vec_search needs code := or rerank := with the name of a column'),
+                    rerank, ties))
                 ORDER BY _vec_coarse DESC NULLS LAST, _vec_tie
                 LIMIT CASE WHEN rerank IS NULL OR code IS NULL THEN k ELSE k * oversample END
             )
@@ -179,18 +188,20 @@ CREATE OR REPLACE MACRO vec_search
 -- rows of the table with all queries. The count gathers the rows too, which come from all over the table.
 (source, q, index, rerank, ties := NULL, model := NULL, nprobe := 16, k := 10, oversample := 4,
  metric := 'cosine') AS TABLE (
-    SELECT * EXCLUDE (_vec_score, _vec_tie, _vec_v, _vec_row, _vec_named, _vec_live), _vec_score AS score
+    SELECT * EXCLUDE (_vec_score, _vec_tie, _vec_v, _vec_row, _vec_named, _vec_asked, _vec_live), _vec_score AS score
     FROM (
         SELECT COLUMNS(lambda c: lower(c) <> 'score'),
-               _vec_index_score(index, _vec_named, _vec_live, _vec_v, _vec_query(NULL, q, metric)) AS _vec_score
+               _vec_index_score(index, _vec_named, _vec_live, _vec_v, _vec_asked, current_database()) AS _vec_score
         FROM (
             SELECT *, count(_vec_named.mark) OVER () AS _vec_live
             FROM (
                 SELECT unnest(_vec_index_rows(
-                           index, model, q, k, oversample, metric, nprobe,
+                           index, model, q,
                            (SELECT list(_vec_row) FROM query('SELECT rowid AS _vec_row FROM ' || _vec_numbered(source))
-                            WHERE _vec_row >= _vec_index_last(index)),
-                           _vec_index_last(index), txid_current())) AS _vec_named
+                            WHERE _vec_row >= _vec_index_last(index, current_database())),
+                           k, oversample, metric, nprobe, _vec_index_last(index, current_database()),
+                           txid_current(), current_setting('search_path'), current_database())) AS _vec_named,
+                       _vec_query(NULL, q, metric) AS _vec_asked
             ) JOIN query(
                 'SELECT rowid AS _vec_row, ' || _vec_name(rerank) || ' AS _vec_v, ' || _vec_name(ties)
                     || ' AS _vec_tie, * FROM ' || _vec_numbered(source)
@@ -203,6 +214,5 @@ CREATE OR REPLACE MACRO vec_search
 ),
 -- refused: nothing to search by
 (source, q, model := NULL, k := 10, metric := 'cosine') AS TABLE (
-    SELECT COLUMNS(lambda c: c = 'vec_search needs code := or rerank := with the name of a column')
-    FROM query_table(source)
+    FROM query('FROM ' || _vec_name('vec_search needs code := or rerank := with the name of a column of ' || source))
 );

@@ -7,17 +7,15 @@
 CREATE OR REPLACE MACRO vec_search_bits(
     source, q, bits, rerank, model, k := 10, oversample := 32, metric := 'cosine'
 ) AS TABLE
-    SELECT * EXCLUDE (_vec_differ, _vec_place, _vec_score), _vec_score AS score
+    SELECT COLUMNS('(?s)^_vec_c_(.*)$') AS '\1', _vec_score AS score
     FROM (
-        SELECT COLUMNS(lambda c: lower(c) <> 'score'),
-               _vec_exact(COLUMNS(lambda c: lower(c) = lower(rerank)), _vec_query(NULL, q, metric)) AS _vec_score
+        SELECT *, _vec_exact(_vec_v, _vec_query(NULL, q, metric)) AS _vec_score
         FROM (
             SELECT *, row_number() OVER (ORDER BY _vec_differ) AS _vec_place
             FROM (
                 SELECT *,
-                       bit_count(xor(COLUMNS(lambda c: lower(c) = lower(bits))::BIT,
-                                     _vec_query_bits(_vec_query(model, q, metric))::BIT)) AS _vec_differ
-                FROM query_table(source)
+                       bit_count(xor(_vec_item::BIT, _vec_query_bits(_vec_query(model, q, metric))::BIT)) AS _vec_differ
+                FROM query(_vec_rows(_vec_table(source), bits, rerank, NULL))
                 ORDER BY _vec_differ NULLS LAST
                 LIMIT k * oversample
             )

@@ -8,22 +8,20 @@
 CREATE OR REPLACE MACRO vec_search_range
 -- exact
 (source, q, min_score, rerank, metric := 'cosine') AS TABLE (
-    SELECT * EXCLUDE (_vec_score), _vec_score AS score
+    SELECT COLUMNS('(?s)^_vec_c_(.*)$') AS '\1', _vec_score AS score
     FROM (
-        SELECT COLUMNS(lambda c: lower(c) <> 'score'),
-               _vec_score(COLUMNS(lambda c: lower(c) = lower(rerank)), _vec_query(NULL, q, metric)) AS _vec_score
-        FROM query_table(source)
+        SELECT *, _vec_score(_vec_v, _vec_query(NULL, q, metric)) AS _vec_score
+        FROM query(_vec_rows(_vec_table(source), NULL, rerank, NULL))
     )
     WHERE _vec_score >= min_score
     ORDER BY _vec_score DESC
 ),
 -- by code alone
 (source, q, min_score, code, model, metric := 'cosine') AS TABLE (
-    SELECT * EXCLUDE (_vec_score), _vec_score AS score
+    SELECT COLUMNS('(?s)^_vec_c_(.*)$') AS '\1', _vec_score AS score
     FROM (
-        SELECT COLUMNS(lambda c: lower(c) <> 'score'),
-               _vec_score(COLUMNS(lambda c: lower(c) = lower(code)), _vec_query(model, q, metric)) AS _vec_score
-        FROM query_table(source)
+        SELECT *, _vec_score(_vec_item, _vec_query(model, q, metric)) AS _vec_score
+        FROM query(_vec_rows(_vec_table(source), code, NULL, NULL))
     )
     WHERE _vec_score >= min_score
       AND _vec_planned_with_newest(model)
@@ -31,14 +29,12 @@ CREATE OR REPLACE MACRO vec_search_range
 ),
 -- by code, then exactly
 (source, q, min_score, code, rerank, model, margin, metric := 'cosine') AS TABLE (
-    SELECT * EXCLUDE (_vec_coarse, _vec_score), _vec_score AS score
+    SELECT COLUMNS('(?s)^_vec_c_(.*)$') AS '\1', _vec_score AS score
     FROM (
-        SELECT COLUMNS(lambda c: lower(c) <> 'score'),
-               _vec_exact(COLUMNS(lambda c: lower(c) = lower(rerank)), _vec_query(NULL, q, metric)) AS _vec_score
+        SELECT *, _vec_exact(_vec_v, _vec_query(NULL, q, metric)) AS _vec_score
         FROM (
-            SELECT *,
-                   _vec_score(COLUMNS(lambda c: lower(c) = lower(code)), _vec_query(model, q, metric)) AS _vec_coarse
-            FROM query_table(source)
+            SELECT *, _vec_score(_vec_item, _vec_query(model, q, metric)) AS _vec_coarse
+            FROM query(_vec_rows(_vec_table(source), code, rerank, NULL))
         )
         WHERE _vec_coarse >= min_score - margin
     )

@@ -1,19 +1,19 @@
-CREATE OR REPLACE MACRO _vec_search_stages(source, q, stages, models, k, oversample, metric) AS TABLE
-    SELECT * EXCLUDE (_vec_coarse, _vec_fine, _vec_score), _vec_score AS score
+-- Over all rows where near is NULL, else over those of the cells near. The finer codes stand where other searches have
+-- ties.
+CREATE OR REPLACE MACRO _vec_search_stages(source, q, stages, models, cell, near, k, oversample, metric) AS TABLE
+    SELECT COLUMNS('(?s)^_vec_c_(.*)$') AS '\1', _vec_score AS score
     FROM (
-        SELECT COLUMNS(lambda c: lower(c) <> 'score'),
-               _vec_exact(COLUMNS(lambda c: lower(c) = lower(coalesce(stages[3],
-                              'vec_search_stages needs three columns in stages := [coarse, finer, vectors]'))),
-                          _vec_query(NULL, q, metric)) AS _vec_score
+        SELECT *, _vec_exact(_vec_v, _vec_query(NULL, q, metric)) AS _vec_score
         FROM (
-            SELECT *,
-                   _vec_score(COLUMNS(lambda c: lower(c) = lower(stages[2])),
-                              _vec_query(models[2], q, metric)) AS _vec_fine
+            SELECT *, _vec_score(_vec_tie, _vec_query(models[2], q, metric)) AS _vec_fine
             FROM (
-                SELECT *,
-                       _vec_score(COLUMNS(lambda c: lower(c) = lower(stages[1])),
-                                  _vec_query(models[1], q, metric)) AS _vec_coarse
-                FROM query_table(source)
+                SELECT *, _vec_score(_vec_item, _vec_query(models[1], q, metric)) AS _vec_coarse
+                FROM query(_vec_rows(_vec_table(source), stages[1],
+                    coalesce(stages[3], 'vec_search_stages needs three columns in stages := [coarse, finer, vectors]'),
+                    stages[2]))
+                WHERE near IS NULL
+                   OR list_contains(near, COLUMNS(lambda c: lower(c) = lower('_vec_c_' || coalesce(cell, stages[1]))))
+                      IS TRUE
                 ORDER BY _vec_coarse DESC NULLS LAST
                 LIMIT k * oversample[1]
             )
@@ -39,16 +39,14 @@ CREATE OR REPLACE MACRO _vec_search_stages(source, q, stages, models, k, oversam
 CREATE OR REPLACE MACRO vec_search_stages
 -- over all rows
 (source, q, stages, models, k := 10, oversample := [32, 4], metric := 'cosine') AS TABLE (
-    FROM _vec_search_stages(source, q, stages, models, k, oversample, metric)
+    FROM _vec_search_stages(source, q, stages, models, NULL, NULL, k, oversample, metric)
 ),
 -- in the nearest cells: the same over their rows
 (source, q, stages, models, cell, nprobe := 16, k := 10, oversample := [32, 4], metric := 'cosine') AS TABLE (
-    WITH _vec_near AS (
-        FROM query_table(source)
-        WHERE list_contains(_vec_probed(coalesce(models[3], models[2]), q, nprobe, txid_current()),
-                            COLUMNS(lambda c: lower(c) = lower(cell))) IS TRUE
-    )
-    FROM _vec_search_stages('_vec_near', q, stages, models, k, oversample, metric)
+    FROM _vec_search_stages(source, q, stages, models, coalesce(cell, 'vec_search_stages: cell is NULL'),
+                            _vec_probed(coalesce(models[3], models[2]), q, nprobe, txid_current(),
+                                        current_setting('search_path')),
+                            k, oversample, metric)
     WHERE _vec_planned_with_newest(coalesce(models[3], models[2]))
     ORDER BY score DESC
 );

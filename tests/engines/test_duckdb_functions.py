@@ -580,7 +580,7 @@ def test_vec_fit_query_fits_several_models_in_one_statement(docs):
         ("'m', 'pca(20)', 'SELECT emb FROM docs'", "cannot keep 20 components of vectors that have 12"),
         ("'m', 'pca(2)', 'SELECT emb FROM docs WHERE false'", "no vectors to fit from"),
         ("NULL, 'pca(2)', 'SELECT emb FROM docs'", "must not be NULL"),
-        ("'m', 'pca(2)'", "takes (name, spec, sql), got 2"),
+        ("'m', 'pca(2)'", "vec_fit_query(name, spec, sql, queries := NULL)"),
     ],
 )
 def test_vec_fit_query_that_fails_stores_nothing(docs, arguments, message):

@@ -341,6 +341,38 @@ def test_every_form_of_a_search_stands_in_a_lateral_join(con: duckdb.DuckDBPyCon
     assert {at: len(rows) for at, rows in by_code.items()} == dict.fromkeys(best, 7)
 
 
+@pytest.mark.parametrize(
+    "search",
+    [
+        "vec_search('docs', {}, rerank := 'emb', k := 3)",
+        "vec_search('docs', {}, code := 'code', model := 'm', k := 3)",
+        "vec_search('docs', {}, code := 'code', model := 'm', rerank := 'emb', k := 3)",
+        "vec_search('docs', {}, cell := 'cell', code := 'code', model := 'm', rerank := 'emb', k := 3)",
+        "vec_search('docs', {}, rerank := 'emb', ties := 'id', k := 3)",
+        "vec_search('docs', {}, index := 'near', rerank := 'emb', k := 3)",
+        "vec_search_range('docs', {}, 0.7, rerank := 'emb')",
+        "vec_search_range('docs', {}, 0.7, code := 'code', model := 'm')",
+        "vec_search_range('docs', {}, 0.7, code := 'code', model := 'm', rerank := 'emb', margin := 0.1)",
+        "vec_search_bits('docs', {}, 'bits', 'emb', 'bits', k := 3)",
+        "vec_search_stages('docs', {}, ['bits', 'code', 'emb'], ['bits', 'm'], k := 3)",
+        "vec_search_stages('docs', {}, ['bits', 'code', 'emb'], ['bits', 'm'], cell := 'cell', k := 3)",
+    ],
+)
+def test_a_query_is_never_taken_for_a_column_of_the_table(con: duckdb.DuckDBPyConnection, search: str) -> None:
+    fill(con, SPECS["cells"])
+    vecpipe.save_model(con, "bits", vecpipe.fit(con, "SELECT emb FROM docs", "center | rotate | binary"))
+    con.execute(
+        """CREATE OR REPLACE TABLE docs AS SELECT *, vec_encode('m', emb) AS code, vec_encode('bits', emb) AS bits,
+           vec_cell('m', emb) AS cell FROM docs"""
+    )
+    con.execute("SELECT vec_index('near', 'docs', 'm')").fetchall()
+    con.execute("CREATE TABLE asked AS SELECT id AS at, emb FROM docs WHERE id IN (3, 77, 1234)")
+    query = "SELECT asked.at, s.id, s.score FROM asked, LATERAL {} AS s ORDER BY asked.at, s.score DESC, s.id"
+    found = con.execute(query.format(search.format("emb"))).fetchall()
+    assert found == con.execute(query.format(search.format("asked.emb"))).fetchall()
+    assert {(at, row) for at, row, _ in found} >= {(3, 3), (77, 77), (1234, 1234)}
+
+
 def test_rows_of_the_same_score_come_in_the_order_of_ties(con: duckdb.DuckDBPyConnection) -> None:
     fill(con)
     con.execute(f"INSERT INTO docs SELECT 90000 - i, $1::FLOAT[{D}], 'copy' FROM range(6) AS r (i)", [Q[0].tolist()])
@@ -380,8 +412,8 @@ def test_an_index_is_saved_beside_its_database_and_mapped_again(tmp_path: Path) 
         con = vecpipe.connect(path)
         assert con.execute("FROM vec_indexes()").fetchall() == []
         assert [search(con, q) for q in Q] == before
-        ((name, source, said, rows, size, last, _),) = con.execute("FROM vec_indexes()").fetchall()
-        assert (name, source, said, rows, last) == ("near", "docs", spec, ROWS, ROWS - 1)
+        ((name, source, said, rows, size, last, _, database),) = con.execute("FROM vec_indexes()").fetchall()
+        assert (name, source, said, rows, last, database) == ("near", "docs", spec, ROWS, ROWS - 1, "docs")
         assert size >= ROWS * D
         assert con.execute("SELECT vec_index_drop('near'), vec_index_drop('near')").fetchone() == (True, False)
         assert not list(tmp_path.glob("*.vecindex*"))
@@ -454,3 +486,33 @@ def test_what_cannot_be_done_says_so(con: duckdb.DuckDBPyConnection, sql: str, w
     vecpipe.save_model(con, "floats", vecpipe.fit(con, "SELECT emb FROM docs", "pca(4)"))
     with pytest.raises(duckdb.Error, match=words):
         con.execute(sql).fetchall()
+
+
+def test_a_read_only_connection_writes_and_deletes_no_index_files(tmp_path: Path) -> None:
+    con = vecpipe.connect(tmp_path / "docs.duckdb")
+    fill(con)
+    con.close()
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    con = vecpipe.connect(tmp_path / "docs.duckdb", read_only=True)
+    assert search(con, Q[0]) == exact(con, Q[0])
+    with pytest.raises(duckdb.Error, match=r"index 'near' is not dropped: database docs is read-only"):
+        con.execute("SELECT vec_index_drop('near')").fetchall()
+    con.execute("SELECT vec_index('near', 'docs', 'm'), vec_index('mine', 'docs', 'm')").fetchall()
+    assert search(con, Q[1]) == exact(con, Q[1])
+    assert con.execute("SELECT vec_index_drop('mine')").fetchall() == [(True,)]
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == files
+
+
+@pytest.mark.parametrize("column", ["rowid", "RowID"])
+def test_a_table_with_a_column_called_rowid_is_refused(con: duckdb.DuckDBPyConnection, column: str) -> None:
+    fill(con)
+    con.execute(f"ALTER TABLE docs RENAME id TO {column}")
+    with pytest.raises(duckdb.Error, match="a column called rowid, which hides the numbers of its rows"):
+        con.execute("SELECT vec_index('near', 'docs', 'm')").fetchall()
+
+
+def test_an_index_that_is_null_is_refused(con: duckdb.DuckDBPyConnection) -> None:
+    fill(con)
+    for sql in ("FROM vec_search('docs', $1, index := NULL, rerank := 'emb')", "SELECT vec_index_drop(NULL), $1"):
+        with pytest.raises(duckdb.Error, match="the name of an index is NULL"):
+            con.execute(sql, [Q[0].tobytes()]).fetchall()

@@ -17,6 +17,7 @@ import pytest
 from conftest import anisotropic, table_of
 
 import vecpipe
+from vecpipe.engines.duckdb import catalog
 from vecpipe.errors import EngineError, ModelNotFoundError
 
 X = anisotropic(300, 8)
@@ -408,3 +409,25 @@ def test_paths_are_taken_as_path_or_text(tmp_path):
         assert Path(path).exists()
         np.testing.assert_allclose(con.execute("SELECT vec_norm([3, 4])").fetchall(), [[5.0]])
         con.close()
+
+
+@pytest.mark.parametrize("without", ["register", "the table"])
+def test_a_missing_catalog_says_what_makes_it(without):
+    con = duckdb.connect()
+    if without == "the table":
+        vecpipe.register(con)
+        con.execute("DROP TABLE vecpipe.models")
+    with pytest.raises(EngineError, match=r"Call vecpipe\.register\(con\) first: it creates the catalog"):
+        vecpipe.load_model(con, "m")
+    vecpipe.register(con)
+    with pytest.raises(ModelNotFoundError):
+        vecpipe.load_model(con, "m")
+
+
+@pytest.mark.parametrize("query", ["SELECT v FROM car_models", "SELECT v FROM models", "SELECT v FROM other.models"])
+@pytest.mark.parametrize("registered", [False, True])
+def test_another_missing_table_has_nothing_to_do_with_the_catalog(query, registered):
+    con = vecpipe.connect() if registered else duckdb.connect()
+    with pytest.raises(EngineError, match="does not exist") as refused:
+        catalog.run(con, query)
+    assert "register" not in str(refused.value)

@@ -10,7 +10,7 @@ from conftest import anisotropic, fixed
 
 import vecpipe
 import vecpipe.lancedb as vl
-from vecpipe.errors import CapabilityError, FitError, InputError, ModelFormatError
+from vecpipe.errors import CapabilityError, FitError, InputError, ModelFormatError, SpecError
 from vecpipe.metrics.retrieval import nearest, recall_at
 from vecpipe.search.ivf import Ivf, train
 
@@ -153,7 +153,7 @@ def test_types_that_lancedb_stores_but_cannot_search_are_refused(db, X):
     [
         ({"partitions": 0}, InputError, "partitions is 0"),
         ({"partitions": 4, "subvectors": 3}, InputError, "divides the 16 dimensions"),
-        ({"partitions": 4, "metric": "dot"}, InputError, "expected one of cosine"),
+        ({"partitions": 4, "metric": "dot"}, SpecError, "expected one of cosine"),
         ({"partitions": 500}, FitError, "300 rows do not suffice to train 500"),
     ],
 )

@@ -12,7 +12,7 @@ from conftest import anisotropic, fixed
 from lancedb.index import FTS
 
 import vecpipe.lancedb as vl
-from vecpipe.errors import InputError
+from vecpipe.errors import InputError, SpecError
 from vecpipe.scoring import max_sim
 from vecpipe.search.querybank import QueryBank
 
@@ -64,9 +64,12 @@ def test_a_column_that_was_not_selected_is_an_error_that_says_so(docs, X):
         search(docs, X[0], ["id"]).rerank(reranker=vl.ExactRerank(X[0], "emb"), query_string="-").to_arrow()
 
 
-@pytest.mark.parametrize(("q", "metric"), [(np.full(16, np.nan), "ip"), (np.ones(16), "dot")])
-def test_what_is_no_query_or_metric_is_refused(q, metric):
-    with pytest.raises(InputError, match=r"q|metric"):
+@pytest.mark.parametrize(
+    ("q", "metric", "error", "words"),
+    [(np.full(16, np.nan), "ip", InputError, "^q: "), (np.ones(16), "dot", SpecError, "metric is 'dot'")],
+)
+def test_what_is_no_query_or_metric_is_refused(q, metric, error, words):
+    with pytest.raises(error, match=words):
         vl.ExactRerank(q, "emb", metric)
 
 

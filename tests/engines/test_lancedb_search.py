@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import lancedb
@@ -14,10 +15,11 @@ from conftest import anisotropic, fixed
 
 import vecpipe
 import vecpipe.lancedb as vl
+from vecpipe.engines.lancedb import snapshots
 from vecpipe.engines.lancedb.catalog import load_model, save_model
 from vecpipe.engines.lancedb.search import search, search_async
-from vecpipe.engines.lancedb.snapshots import forget, snapshot
-from vecpipe.errors import CapabilityError, EngineError, InputError, ModelNotFoundError
+from vecpipe.engines.lancedb.snapshots import snapshot
+from vecpipe.errors import CapabilityError, EngineError, InputError, ModelNotFoundError, SpecError
 from vecpipe.metrics.retrieval import nearest
 
 
@@ -53,9 +55,15 @@ def columns_of(db, X, specs, **more):
 SPECS = {"code": "normalize | int8", "bits": "center | binary", "small": "center | pca(8)"}
 
 
+def hold_nothing(monkeypatch):
+    """As in a process that has searched no table yet."""
+    monkeypatch.setattr(snapshots, "_SHELF", snapshots._Shelf())
+    monkeypatch.setattr(snapshots, "_HANDLES", weakref.WeakKeyDictionary())
+
+
 @pytest.fixture
-def db(tmp_path):
-    forget()
+def db(tmp_path, monkeypatch):
+    hold_nothing(monkeypatch)
     return lancedb.connect(tmp_path / "db")
 
 
@@ -182,7 +190,7 @@ def test_an_unmarked_column_is_searched_with_a_model_that_is_given_only(db, docs
         ({"column": "code", "k": 0}, InputError, "k is 0; expected at least 1"),
         ({"column": "code", "oversample": 0}, InputError, "oversample is 0"),
         ({"column": "code", "shortlist": -1}, InputError, "shortlist is -1"),
-        ({"column": "code", "metric": "dot"}, InputError, "expected one of cosine, ip, l2"),
+        ({"column": "code", "metric": "dot"}, SpecError, "expected one of cosine, ip, l2"),
         ({"column": "code", "where": "nothing = 1"}, EngineError, "filter='nothing = 1'"),
         ({"column": "small", "where": "nothing = 1"}, EngineError, "filter='nothing = 1'"),
         ({"column": "code", "model": "nobody"}, ModelNotFoundError, "no model is named 'nobody'"),
@@ -265,7 +273,7 @@ def test_a_table_made_anew_under_an_old_name_is_another_table(db, docs, X):
 @pytest.mark.parametrize("where", [None, "grp = 3"])
 def test_codes_beyond_the_memory_allowed_are_read_for_every_search(docs, X, monkeypatch, where):
     want = search(docs, X[:3], column="code", k=20, where=where)
-    forget()
+    hold_nothing(monkeypatch)
     monkeypatch.setenv("VECPIPE_RESIDENT_BYTES", "1000")
     assert snapshot(docs).codes("code", load_model(docs._conn, "code")) is None
     assert search(docs, X[:3], column="code", k=20, where=where).equals(want)

@@ -14,6 +14,7 @@ from conftest import anisotropic, fixed, table_of
 
 import vecpipe
 import vecpipe.polars
+from vecpipe.arrays import to_rows
 from vecpipe.engines.polars import columns
 from vecpipe.errors import CapabilityError, InputError, ModelFormatError, SpecError
 from vecpipe.operators import parameters, registry
@@ -97,7 +98,7 @@ def test_vectors_share_memory_with_numpy_both_ways():
     series = columns.vector_series("v", values, None)
     for found in (series.to_arrow(), columns.vector_series("v", values[2:], None).to_arrow()):
         assert np.shares_memory(found.values.to_numpy(), values)
-    assert np.shares_memory(columns.series_rows(pl.Series("v", values)).values, values)
+    assert np.shares_memory(to_rows(pl.Series("v", values)).values, values)
 
 
 # NULL, zero and broken rows ---------------------------------------------------------------------------------------

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pytest
-from conftest import anisotropic
+from conftest import anisotropic, oracle
 from scipy.linalg import hadamard
 from scipy.spatial.distance import pdist
 from scipy.stats import zscore
@@ -17,11 +14,6 @@ from sklearn.preprocessing import StandardScaler, normalize
 
 from vecpipe.pipeline import Model, fit_sketch
 from vecpipe.sketch import Sketch
-
-
-def oracle(*names: str) -> Callable[[Any], Any]:
-    """Mark a test as one that holds these operators against an independent implementation."""
-    return lambda test: test
 
 
 def fitted(spec: str, X: np.ndarray, weights: np.ndarray | None = None) -> Model:
@@ -45,12 +37,12 @@ X = anisotropic(800, 12)
 # Normalise --------------------------------------------------------------------------------------------------------
 
 
-@oracle("normalize")
+@oracle("normalize", says="sklearn.preprocessing.normalize")
 def test_l2_is_that_of_sklearn():
     np.testing.assert_allclose(apply("normalize", X), normalize(X.astype(np.float64)), atol=1e-7)
 
 
-@oracle("normalize")
+@oracle("normalize", says="scipy.stats.zscore of a row")
 def test_layer_is_the_zscore_of_a_row():
     np.testing.assert_allclose(apply("normalize(kind=layer)", X), zscore(X.astype(np.float64), axis=1), atol=1e-6)
 
@@ -83,7 +75,7 @@ def test_constant_rows_become_zeros_under_layer_and_zero_rows_have_no_l2():
     assert valid.tolist() == [True, True, True, False]
 
 
-@oracle("power")
+@oracle("power", says="sign(x) |x|^p in NumPy")
 @pytest.mark.parametrize("p", [0.25, 0.5, 1.0, 3.0])
 def test_power_is_the_signed_formula(p):
     wide = X.astype(np.float64)
@@ -93,13 +85,13 @@ def test_power_is_the_signed_formula(p):
 # Centre, standardise, whiten --------------------------------------------------------------------------------------
 
 
-@oracle("center")
+@oracle("center", says="sklearn.preprocessing.StandardScaler(with_std=False)")
 def test_center_is_that_of_sklearn():
     expected = StandardScaler(with_std=False).fit_transform(X.astype(np.float64))
     np.testing.assert_allclose(apply("center", X), expected, atol=1e-5)
 
 
-@oracle("standardize")
+@oracle("standardize", says="sklearn.preprocessing.StandardScaler")
 def test_standardize_is_that_of_sklearn_with_a_constant_dimension():
     data = X.copy()
     data[:, 4] = 7.25
@@ -115,7 +107,7 @@ def test_standardize_survives_a_mean_far_from_zero():
     np.testing.assert_allclose(apply("standardize", data), expected, atol=2e-3)
 
 
-@oracle("whiten")
+@oracle("whiten", says="covariance = identity")
 @pytest.mark.parametrize("kind", ["pca", "zca", "cholesky"])
 def test_whitened_rows_have_mean_zero_and_the_identity_as_covariance(kind):
     Y = apply(f"whiten(kind={kind})", X)
@@ -123,7 +115,7 @@ def test_whitened_rows_have_mean_zero_and_the_identity_as_covariance(kind):
     np.testing.assert_allclose(np.cov(Y.T, bias=True), np.eye(12), atol=1e-3)
 
 
-@oracle("whiten")
+@oracle("whiten", says="sklearn.decomposition.PCA(whiten=True)")
 def test_pca_whitening_is_that_of_sklearn_up_to_sign():
     expected = PCA(whiten=True).fit_transform(X.astype(np.float64)) * np.sqrt(len(X) / (len(X) - 1))
     up_to_sign(apply("whiten", X), expected, atol=3e-4)
@@ -168,7 +160,7 @@ def test_phi_s_has_unit_variances_and_keeps_the_proportions_of_distances(dim):
     np.testing.assert_allclose(pdist(Y[:100]) * scale, pdist(data[:100].astype(np.float64)), rtol=1e-4)
 
 
-@oracle("whiten")
+@oracle("whiten", says="sklearn.covariance.ledoit_wolf")
 @pytest.mark.parametrize("rows", [30, 200, 800])
 def test_ledoit_wolf_is_that_of_sklearn(rows):
     data = X[:rows].astype(np.float64)
@@ -216,7 +208,7 @@ def test_weighted_whitening_is_the_weighted_covariance_of_numpy():
 # Reduce -----------------------------------------------------------------------------------------------------------
 
 
-@oracle("pca")
+@oracle("pca", says="sklearn.decomposition.PCA")
 def test_pca_is_that_of_sklearn_up_to_sign():
     peer = PCA(6).fit(X.astype(np.float64))
     model = fitted("pca(6)", X)
@@ -243,12 +235,12 @@ def test_pca_of_more_dimensions_than_rows_is_that_of_sklearn():
     up_to_sign(apply("pca(8)", data), PCA(8).fit_transform(data.astype(np.float64)))
 
 
-@oracle("truncate")
+@oracle("truncate", says="NumPy slice")
 def test_truncate_is_a_slice():
     np.testing.assert_array_equal(apply("truncate(5)", X), X[:, :5])
 
 
-@oracle("project")
+@oracle("project", says="sklearn.random_projection")
 @pytest.mark.parametrize(("kind", "density"), [("gaussian", 1.0), ("sparse", 1 / 3), ("very_sparse", 1 / 8)])
 def test_random_matrices_are_distributed_as_those_of_sklearn(kind, density):
     from sklearn.random_projection import GaussianRandomProjection, SparseRandomProjection
@@ -283,13 +275,14 @@ def test_the_hadamard_projection_is_signs_times_rows_of_a_hadamard_matrix():
     np.testing.assert_allclose(model.transform(X)[0], expected, atol=1e-4)
 
 
-@oracle("project")
+@oracle("project", says="numpy.fft.rfft")
 def test_fft_keeps_amplitudes():
     expected = np.abs(np.fft.rfft(X.astype(np.float64), axis=1))[:, :5] / np.sqrt(12)
     np.testing.assert_allclose(apply("project(5, kind=fft)", X), expected, atol=1e-5)
 
 
-@oracle("rotate")
+@oracle("rotate", says="distances are kept")
+@oracle("rotate", says="the matrix times its transpose is the identity")
 @pytest.mark.parametrize("dim", [1, 2, 3, 12, 16, 31])
 @pytest.mark.parametrize("kind", ["random", "hadamard"])
 def test_rotations_keep_every_distance_and_are_orthogonal(kind, dim):
@@ -303,14 +296,14 @@ def test_rotations_keep_every_distance_and_are_orthogonal(kind, dim):
 # Codecs: the definitions are those of sentence-transformers' quantize_embeddings -----------------------------------
 
 
-@oracle("float16")
+@oracle("float16", says="numpy.float16")
 def test_float16_is_numpy_half():
     codes, _ = fitted("float16", X).encode(X)
     np.testing.assert_array_equal(codes.view("<f2"), X.astype(np.float16))
     np.testing.assert_array_equal(fitted("float16", X).decode(codes), X.astype(np.float16).astype(np.float32))
 
 
-@oracle("int8")
+@oracle("int8", says="the formula of sentence_transformers.quantize_embeddings")
 def test_int8_ranges_and_levels_are_those_of_sentence_transformers_up_to_its_truncation():
     starts, stops = X.min(axis=0), X.max(axis=0)
     steps = (stops - starts) / 255
@@ -326,7 +319,7 @@ def test_int8_ranges_and_levels_are_those_of_sentence_transformers_up_to_its_tru
     np.testing.assert_array_equal(ours, np.clip(np.rint(exact), -128, 127))
 
 
-@oracle("int8")
+@oracle("int8", says="error of at most half a step")
 def test_int8_is_wrong_by_at_most_half_a_step_inside_the_range():
     model = fitted("int8", X)
     error = np.abs(model.decode(model.encode(X)[0]).astype(np.float64) - X)
@@ -356,7 +349,7 @@ def test_int8_per_vector_is_absmax_quantisation():
     np.testing.assert_array_equal(np.ascontiguousarray(codes[:, -4:]).view("<f4"), scale)
 
 
-@oracle("binary")
+@oracle("binary", says="numpy.packbits, as in sentence_transformers.quantize_embeddings")
 @pytest.mark.parametrize("dim", [1, 7, 8, 12, 64])
 def test_binary_codes_are_those_of_sentence_transformers(dim):
     data = anisotropic(100, dim)
@@ -368,7 +361,7 @@ def test_binary_codes_are_those_of_sentence_transformers(dim):
     np.testing.assert_array_equal((codes ^ 128).view(np.int8), binary)
 
 
-@oracle("binary")
+@oracle("binary", says="rank by numpy's Hamming distance")
 def test_binary_scores_rank_as_hamming_distance_does_for_sign_queries():
     model = fitted("binary", X)
     codes, _ = model.encode(X)

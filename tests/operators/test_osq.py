@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import anisotropic
+from conftest import anisotropic, oracle
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,8 +14,6 @@ from vecpipe.operators.kmeans import gaussian_levels, lloyd_levels, refine
 from vecpipe.operators.osq import OSQ
 from vecpipe.pipeline import Model, fit_sketch
 from vecpipe.sketch import Sketch
-
-from test_oracles import oracle  # isort: skip
 
 
 def fit(X: np.ndarray, spec: str) -> Model:
@@ -29,7 +27,7 @@ def codec(model: Model) -> OSQ:
     return model.codec
 
 
-@oracle("osq")
+@oracle("osq", says="no bound is above the exact distance")
 @given(size=st.integers(1, 12), seed=st.integers(0, 1_000), scale=st.sampled_from([1e-3, 1.0, 50.0]))
 def test_no_bound_is_above_the_exact_distance(size, seed, scale):
     X = anisotropic(200, 12, seed) * np.float32(scale)
@@ -61,7 +59,7 @@ def test_pruning_by_bounds_gives_exactly_the_nearest_rows_and_looks_at_few():
     assert looked < 0.1 * len(Q) * len(X)
 
 
-@oracle("osq")
+@oracle("osq", says="the nearest level of each axis")
 def test_each_coordinate_gets_the_nearest_level_of_its_axis():
     X = anisotropic(400)
     model = fit(X, "osq(6)")

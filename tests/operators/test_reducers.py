@@ -6,8 +6,8 @@ import warnings
 
 import numpy as np
 import pytest
-from conftest import anisotropic, table_of
-from test_oracles import fitted, oracle
+from conftest import anisotropic, oracle, table_of
+from test_oracles import fitted
 
 import vecpipe
 from vecpipe.errors import WhiteningWarning
@@ -35,7 +35,7 @@ def loss(model: Model) -> float:
     return float(((model.score(model.prepare(Q, "ip"), model.transform(X)[0]) - Q.astype(float) @ X.T) ** 2).sum())
 
 
-@oracle("leanvec")
+@oracle("leanvec", says="singular values of K_q^1/2 K_x^1/2 beyond the k-th")
 @pytest.mark.parametrize("k", [1, 4, 9])
 def test_sphering_reaches_the_least_loss_of_any_maps_of_rank_k(k):
     model = two_sided(f"leanvec({k}, shrink=0)")
@@ -50,7 +50,7 @@ def test_the_order_of_losses_is_sphering_then_eig_then_pca():
     assert losses[0] < 0.9 * losses[2]
 
 
-@oracle("leanvec")
+@oracle("leanvec", says="PCA of the uncentred rows")
 def test_without_queries_both_sides_are_the_uncentred_principal_axes():
     model, plain = fitted("leanvec(5)", X), fitted("pca(5, center=false)", X)
     np.testing.assert_allclose(model.transform(X)[0], plain.transform(X)[0], atol=1e-4)
@@ -74,7 +74,7 @@ def test_queries_are_a_source_of_their_own():
     assert model.hash != fitted("leanvec(4)", X).hash
 
 
-@oracle("select")
+@oracle("select", says="numpy.argsort of numpy.var")
 def test_select_keeps_the_dimensions_of_largest_variance_in_order():
     kept = np.sort(np.argsort(-X.astype(float).var(axis=0), kind="stable")[:5])
     np.testing.assert_array_equal(fitted("select(5)", X).transform(X)[0], X[:, kept])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from vecpipe.errors import InputError
 from vecpipe.operators.base import Codec
 from vecpipe.operators.linear import WholeRotation, random_generator, rotate_by_signs, rotation_signs
 from vecpipe.operators.rotated import Eden, RaBitQ
@@ -61,6 +62,14 @@ def test_levels_are_those_of_the_direction_however_long_the_vector(codec: Codec,
     # Rows whose squares leave float32 are stretched by float64: a rounding elsewhere may move a level or two.
     assert (near[:, :-6] != far[:, :-6]).mean() < 0.01
     np.testing.assert_allclose(np.ldexp(ready.decode(far), -power), ready.decode(near), atol=0.3)
+
+
+@pytest.mark.parametrize("codec", [RaBitQ(1), RaBitQ(4), Eden(4)], ids=repr)
+def test_a_vector_that_float32_does_not_hold_turned_is_refused(codec: Codec) -> None:
+    X = rows(300, 96)
+    X[270] = 3e38
+    with pytest.raises(InputError, match=r"row 270 is .* long"):
+        bound(codec, 96).encode(X)
 
 
 def test_eden_takes_the_nearest_level() -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conftest import anisotropic
-from test_oracles import oracle
+from conftest import anisotropic, embeddings, oracle
 
 from vecpipe.errors import ModelFormatError
 from vecpipe.metrics.retrieval import nearest, recall_at, top_places
@@ -13,14 +12,6 @@ from vecpipe.operators.base import Codec
 from vecpipe.operators.transform_code import group_axes, water_fill
 from vecpipe.pipeline import Model, fit_sketch
 from vecpipe.sketch import Sketch
-
-
-def embeddings(rows: int, dim: int = 48, seed: int = 0) -> np.ndarray:
-    """Unit rows with a power-law spectrum in a random basis, as embedding models give."""
-    rng = np.random.default_rng(seed)
-    basis = np.linalg.qr(np.random.default_rng(99).standard_normal((dim, dim)))[0]
-    X = rng.standard_normal((rows, dim)) * np.arange(1, dim + 1) ** -0.7 @ basis + 0.1
-    return (X / np.linalg.norm(X, axis=1, keepdims=True)).astype(np.float32)
 
 
 def fit(X: np.ndarray, spec: str, queries: np.ndarray | None = None) -> Model:
@@ -55,7 +46,7 @@ def test_more_bytes_find_more_and_beat_signs_and_scalars_of_the_same_size() -> N
     assert recalls[2] > recall(fit(X, "int4"), X, Q)
 
 
-@oracle("transform_code")
+@oracle("transform_code", says="scores equal inner products with the decoded vectors")
 def test_scores_of_few_and_of_many_queries_are_products_with_the_decoded_vectors() -> None:
     X, Q = embeddings(500), embeddings(9, seed=1)
     model = fit(X, "transform_code(12)")

@@ -9,12 +9,12 @@ import click
 from rich.console import Console
 
 
-@click.group()
+@click.group(short_help="Measure speed against the peers.")
 def bench() -> None:
     """Measure speed against the peers: medians of several runs, ratios within one run."""
 
 
-@bench.command()
+@bench.command(short_help="Transform, encode and search against NumPy.")
 @click.option("--rows", default=500_000, show_default=True, type=click.IntRange(10_000), help="Rows of the table.")
 @click.option("--dim", default=384, show_default=True, type=click.IntRange(8, 4_096), help="Width of the vectors.")
 @click.option("--runs", default=5, show_default=True, type=click.IntRange(1, 100), help="Runs of each measurement.")
@@ -67,7 +67,7 @@ def polars(rows: int, dim: int, runs: int) -> None:
     run(rows, dim, runs, Console(width=160))
 
 
-@bench.command()
+@bench.command(short_help="Aggregate in SQL against DuckDB's own.")
 @click.option("--rows", default=500_000, show_default=True, type=click.IntRange(10_000), help="Rows of the table.")
 @click.option("--dim", default=384, show_default=True, type=click.IntRange(8, 4_096), help="Width of the vectors.")
 @click.option("--tenants", default=10_000, show_default=True, type=click.IntRange(10), help="Groups of 20 rows.")
@@ -80,7 +80,7 @@ def aggregate(rows: int, dim: int, tenants: int, threads: int, runs: int) -> Non
     run(rows, dim, tenants, threads, runs, Console(width=160))
 
 
-@bench.command()
+@bench.command(short_help="Fill a column of codes in LanceDB.")
 @click.option("--rows", default=200_000, show_default=True, type=click.IntRange(10_000), help="Rows of the table.")
 @click.option("--dim", default=384, show_default=True, type=click.IntRange(8, 4_096), help="Width of the vectors.")
 @click.option("--spec", default="int4", show_default=True, help="Model whose codes are kept in a column.")
@@ -92,7 +92,7 @@ def lancedb(rows: int, dim: int, spec: str, runs: int) -> None:
     run(rows, dim, spec, runs, Console(width=160))
 
 
-@bench.command()
+@bench.command(short_help="Search LanceDB against its own indexes.")
 @click.option("--rows", default=100_000, show_default=True, type=click.IntRange(1_000), help="Rows of the table.")
 @click.option("--dim", default=384, show_default=True, type=click.IntRange(8, 4_096), help="Width of the vectors.")
 @click.option("--queries", default=200, show_default=True, type=click.IntRange(10, 10_000), help="Held-out queries.")
@@ -107,7 +107,7 @@ def lancedb_search(rows: int, dim: int, queries: int, data: Path | None, slow: b
     run(rows, dim, queries, Console(width=140), data=data, slow=slow)
 
 
-@bench.command()
+@bench.command(short_help="Join and search in SQL against others.")
 @click.option("--rows", default=20_000, show_default=True, type=click.IntRange(1_000), help="Rows of the joined table.")
 @click.option("--dim", default=384, show_default=True, type=click.IntRange(8, 4_096), help="Width of the vectors.")
 @click.option(

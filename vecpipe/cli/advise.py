@@ -2,43 +2,56 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from pathlib import Path
+
 import click
 
-from vecpipe.cli.output import console, table
+from vecpipe.cli.output import console
+from vecpipe.cli.output import table as make_table
+from vecpipe.scoring import METRICS, metric_named
 
 
-@click.command()
-@click.argument("source")
-@click.option("--query", help="SQL that returns the vectors, where SOURCE is a DuckDB file.")
-@click.option("--column", help="Column of the vectors; not needed when only one column holds lists.")
+@click.command(short_help="Try specs on your own vectors and name the one to use.")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--table", help="Table of a DuckDB source.")
+@click.option("--query", help="Query on a DuckDB source, instead of a table.")
+@click.option("--column", help="Column of the vectors; needed where several hold lists.")
 @click.option("--target", help="recall=0.95: the smallest codes that find this share of the exact 10 nearest.")
 @click.option("--budget", help="bytes=64: the best codes of at most this many bytes.")
-@click.option("--metric", default="cosine", show_default=True, type=click.Choice(["cosine", "ip", "l2"]))
+@click.option("--metric", default="cosine", show_default=True, type=click.Choice(METRICS))
 def advise(
-    source: str, query: str | None, column: str | None, target: str | None, budget: str | None, metric: str
+    source: Path,
+    table: str | None,
+    query: str | None,
+    column: str | None,
+    target: str | None,
+    budget: str | None,
+    metric: str,
 ) -> None:
     """Try specs on a sample of SOURCE, with rows held out as queries, and name the one to use.
 
     \b
     vecpipe advise embeddings.parquet --target recall=0.95
-    vecpipe advise docs.duckdb --query 'SELECT emb FROM docs' --budget bytes=64
+    vecpipe advise docs.duckdb --table docs --budget bytes=64
+    vecpipe advise docs.duckdb --query "SELECT emb FROM docs WHERE lang = 'en'" --target recall=0.9 --metric ip
     """
-    import vecpipe
     from vecpipe.advise import advise as find
-    from vecpipe.scoring import METRICS
+    from vecpipe.cli.common import database, inside_database
+    from vecpipe.engines.duckdb.identifiers import quoted_table
 
     recall = _value(target, "recall", "--target")
     size = _value(budget, "bytes", "--budget")
-    where = vecpipe.connect(source, read_only=True) if query is not None else source
+    inside = inside_database(source, table, query)
     out = console()
-    with out.status("reading") as status:
+    with database(source) if inside else nullcontext(source) as rows_of, out.status("reading") as status:
         advice = find(
-            where,
-            query,
+            rows_of,
+            query if table is None else quoted_table(table),
             column=column,
             recall=recall,
             bytes_per_vector=None if size is None else int(size),
-            metric=next(known for known in METRICS if known == metric),
+            metric=metric_named(metric),
             on_spec=lambda spec, number, count: status.update(f"{number + 1} of {count}: {spec}"),
         )
     rows = [
@@ -53,7 +66,7 @@ def advise(
         )
         for result in advice.tried
     ]
-    out.print(table(("spec", "bytes", "recall@10", "reranked", "fit s", "encode rows/s", ""), rows))
+    out.print(make_table(("spec", "bytes", "recall@10", "reranked", "fit s", "encode rows/s", ""), rows))
     out.print(f"{advice.rows:,} rows, {advice.queries:,} held-out queries. Use: {advice.spec}", markup=False)
     if not advice.reached:
         raise click.ClickException(f"no spec reaches the target; {advice.spec} comes nearest")

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 from vecpipe.errors import InputError, ModelNotFoundError
 
 if TYPE_CHECKING:
@@ -38,6 +40,24 @@ def database(path: Path, *, read_only: bool = True) -> Iterator[duckdb.DuckDBPyC
         yield con
     finally:
         con.close()
+
+
+def inside_database(source: Path, table: str | None, query: str | None) -> bool:
+    """Whether rows come from a DuckDB database, which takes a table or a query, and nothing else does.
+
+    Raises
+    ------
+    click.UsageError
+        Neither or both are given for a database, or one of them for another source.
+    """
+    from vecpipe.etl.tables import is_duckdb
+
+    inside = is_duckdb(source) and not source.is_dir()
+    if inside and (table is None) == (query is None):
+        raise click.UsageError("a DuckDB source needs --table or --query, one of them.")
+    if not inside and (table is not None or query is not None):
+        raise click.UsageError("--table and --query are for DuckDB sources.")
+    return inside
 
 
 def model_from_database(path: Path, name: str) -> Model:

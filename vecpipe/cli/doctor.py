@@ -7,7 +7,7 @@ import click
 from vecpipe.cli.output import as_json, console, table
 
 
-@click.command()
+@click.command(short_help="Report what this installation can do, and why not.")
 @click.option("--json", "as_lines", is_flag=True, help="One JSON object a finding.")
 def doctor(as_lines: bool) -> None:
     """Report versions, whether DuckDB has the aggregates and why not, SIMD and BLAS.

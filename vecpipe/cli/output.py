@@ -86,10 +86,13 @@ class Lines:
         if self._start is not None and now - self._last < self._every and done != total:
             return
         self._start, self._last = first, now
-        rate = (done - first[1]) / (now - first[0]) if now > first[0] else 0.0
-        left = f", {(total - done) / rate:,.0f} s left" if total is not None and rate > 0 else ""
         of = f" of {total:,}" if total is not None else ""
-        click.echo(f"{self._verb}: {done:,}{of} rows, {rate:,.0f} rows/s{left}", err=True)
+        pace = ""
+        if now > first[0]:  # the first call says where things stand, not how long it took to get there
+            rate = (done - first[1]) / (now - first[0])
+            pace = f", {rate:,.0f} rows/s"
+            pace += f", {(total - done) / rate:,.0f} s left" if total is not None and rate > 0 else ""
+        click.echo(f"{self._verb}: {done:,}{of} rows{pace}", err=True)
 
 
 @contextmanager

@@ -57,22 +57,18 @@ def fit(
     vecpipe fit docs.duckdb 'whiten | normalize | int8' --table docs --name docs
     vecpipe fit docs.duckdb 'pca(64)' --query "SELECT emb FROM docs WHERE lang = 'en'" --out en.vecpipe
     """
+    from vecpipe.cli.common import inside_database
     from vecpipe.engines.duckdb import save_model
-    from vecpipe.etl.tables import is_duckdb
     from vecpipe.fitting import fit as fit_rows
     from vecpipe.spec import parse
 
-    inside = source.is_file() and is_duckdb(source)
+    inside = inside_database(source, table, query)
     if name is None and out is None:
         raise click.UsageError("say where the model goes: --name (with --db) or --out FILE.")
     if name is not None and db is None and not inside:
         raise click.UsageError("--name needs a database to store the model in: --db PATH.")
     if db is not None and name is None:
         raise click.UsageError("--db needs a name for the model: --name.")
-    if inside and (table is None) == (query is None):
-        raise click.UsageError("a DuckDB source needs --table or --query, one of them.")
-    if not inside and (table is not None or query is not None):
-        raise click.UsageError("--table and --query are for DuckDB sources.")
     parse(spec)
     with progress("fit", progress_mode) as report:
         if inside:
@@ -106,17 +102,14 @@ def _fit_database(
 ) -> Model:
     from vecpipe.cli.common import database
     from vecpipe.engines.duckdb.catalog import run
-    from vecpipe.engines.duckdb.identifiers import quoted, quoted_table
+    from vecpipe.engines.duckdb.identifiers import quoted_table
     from vecpipe.fitting import fit as fit_rows
-    from vecpipe.sources import open_source, vector_column
 
     with database(source) as con:
         total: int | None = None
         if table is not None:
-            name = quoted_table(table)
-            found = vector_column(open_source(con, f"SELECT * FROM {name} LIMIT 0").schema, column)
-            query = f"SELECT {', '.join(quoted(c) for c in (found, weight) if c)} FROM {name}"
-            ((total,),) = run(con, f"SELECT count(*) FROM {name}").fetchall()
+            query = quoted_table(table)
+            ((total,),) = run(con, f"SELECT count(*) FROM {query}").fetchall()
         assert query is not None
 
         def counted(done: int, _: int | None) -> None:
@@ -171,7 +164,9 @@ def _writing(path: Path, action: Any) -> None:
 @click.option("--overwrite", is_flag=True, help="Replace a target that is there.")
 @click.option("--restart", is_flag=True, help="Throw away what an interrupted run has left.")
 @click.option("--part-rows", type=click.IntRange(1), help="Rows an interruption costs at most.  [default: 64 MB worth]")
-@click.option("--threads", type=click.IntRange(1, 256), help="Threads that compute.  [default: as many as processors]")
+@click.option(
+    "--threads", type=click.IntRange(1, 256), help="Threads that compute.  [default: as many as processors, at most 8]"
+)
 @progress_option
 def apply(
     source: Path,

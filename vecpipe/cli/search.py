@@ -10,6 +10,7 @@ import click
 
 from vecpipe.cli.output import console
 from vecpipe.cli.output import table as make_table
+from vecpipe.scoring import METRICS
 
 
 @click.command(short_help="Show the rows nearest to a query.")
@@ -24,7 +25,7 @@ from vecpipe.cli.output import table as make_table
 @click.option("--id-column", default="id", show_default=True, help="Column of the ids.")
 @click.option("-k", "k", default=10, show_default=True, type=click.IntRange(1, 10_000), help="Rows wanted.")
 @click.option("--oversample", default=4, show_default=True, type=click.IntRange(1, 1_000), help="Codes a row wanted.")
-@click.option("--metric", default="cosine", show_default=True, type=click.Choice(["cosine", "ip", "l2"]))
+@click.option("--metric", default="cosine", show_default=True, type=click.Choice(METRICS))
 @click.option("--columns", help="Columns to show, comma-separated; all but vectors and codes by default.")
 def search(
     db: Path,
@@ -44,7 +45,7 @@ def search(
     """Show the rows of TABLE in the database DB that are nearest to a query.
 
     \b
-    vecpipe search demo.duckdb docs --model pca --code code_pca --rerank emb --query-text 'split a string'
+    vecpipe search demo.duckdb docs --model small --code code_small --rerank emb --query-text 'split a string'
     vecpipe search docs.duckdb docs --rerank emb --query-id 42 -k 5
     vecpipe search docs.duckdb docs --model docs --code code --query-vector @query.json
     """

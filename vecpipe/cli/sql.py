@@ -17,6 +17,14 @@ import duckdb
 from vecpipe.cli.output import as_json, console, message, table
 
 _FETCH = 1_000
+_LEAVE = (".quit", ".exit")
+_HELP = """\
+A statement ends with ; and may take several lines. Ctrl-C drops what has been typed or stops what runs.
+  FROM vec_models();        the models of this database
+  SHOW TABLES;              its tables
+  SELECT DISTINCT function_name FROM duckdb_functions() WHERE function_name LIKE 'vec%' ORDER BY ALL;
+  .help                     this text
+  .quit, .exit or Ctrl-D    leave; at the beginning of a statement quit and exit too"""
 
 
 @click.command(short_help="Run SQL with the vec_ functions: a file, or a prompt.")
@@ -137,7 +145,7 @@ def _prompt(con: duckdb.DuckDBPyConnection, rows: int, style: str) -> None:
     from vecpipe.version import __version__
 
     history = _history()
-    click.echo(f"vecpipe {__version__} on DuckDB {duckdb.__version__}. Statements end with ;  Ctrl-D leaves.")
+    click.echo(f"vecpipe {__version__} on DuckDB {duckdb.__version__}. Statements end with ;  .help, .quit")
     pending = ""
     try:
         while True:
@@ -150,8 +158,12 @@ def _prompt(con: duckdb.DuckDBPyConnection, rows: int, style: str) -> None:
                 click.echo()
                 pending = ""
                 continue
-            if not pending and line.strip().rstrip(";").lower() in (".quit", ".exit", "quit", "exit"):
+            word = line.strip().rstrip(";").lower()
+            if word in _LEAVE or (not pending and word in ("quit", "exit")):
                 return
+            if word == ".help" or (not pending and word.startswith(".")):
+                click.echo(_HELP if word == ".help" else f"no such command: {word}; .help lists what there is")
+                continue
             pending = f"{pending}\n{line}" if pending else line
             if not pending.strip():
                 pending = ""

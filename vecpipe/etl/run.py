@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -28,7 +27,7 @@ from vecpipe.etl.tables import BLOCK_ROWS, Table, open_table
 from vecpipe.etl.targets import Target, open_target
 from vecpipe.fitting import Progress
 from vecpipe.kernels import one_blas_thread
-from vecpipe.ordered import in_order
+from vecpipe.ordered import in_order, thread_count
 from vecpipe.pipeline import Model
 from vecpipe.sources import vector_column
 from vecpipe.version import __version__
@@ -110,7 +109,7 @@ def apply_model(
     part_rows
         Rows of a part: what an interruption costs at most. About 64 MB by default.
     threads
-        Threads that compute; as many as there are processors by default.
+        Threads that compute; as many as there are processors by default, at most 8.
     progress
         Called with the rows done and the rows there are.
 
@@ -284,7 +283,7 @@ def _code_column(schema: Any, column: str | None) -> str:
 def _compute(source: Table, workspace: Workspace, plan: _Plan, threads: int | None, progress: Progress | None) -> None:
     """Bring the workspace from the parts it has to all parts."""
     done = sum(part.rows for part in workspace.parts)
-    workers = threads or min(os.cpu_count() or 1, 8)
+    workers = thread_count(threads)
     if progress is not None:
         progress(done, source.rows)
     blocks = source.read(plan.columns, workspace.part_rows, len(workspace.parts))

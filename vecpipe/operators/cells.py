@@ -38,7 +38,7 @@ class Cells(Operator):
     name = "cells"
     family = "cells"
     source = "Dhillon, Modha 2001 (spherical k-means); Jégou, Douze, Schmid 2011 (inverted file)"
-    oracle = "numpy argmax of cosines; faiss.Kmeans(spherical=True)"
+    oracle = "numpy argmax of cosines; faiss.Kmeans(spherical=True); recall of FAISS IVF in as many rows"
 
     n: int = param(doc="how many cells", minimum=1, maximum=16_384)
     seed: int = param(0, doc="of the seeding", minimum=0, maximum=2**31 - 1)

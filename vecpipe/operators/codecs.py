@@ -130,7 +130,10 @@ class Int8(_Ranges):
 
     name = "int8"
     source = "uniform scalar quantisation; Dettmers et al. 2022 (scale=vector)"
-    oracle = "sentence_transformers.quantize_embeddings; error of at most half a step"
+    oracle = (
+        "the formula of sentence_transformers.quantize_embeddings; error of at most half a step; "
+        "recall of FAISS at no more bytes"
+    )
 
     scale: str = param("dimension", doc="whose range is divided", choices=("dimension", "vector"))
     quantile: float = param(1.0, doc="share of the values inside a dimension's range", minimum=0.5, maximum=1.0)
@@ -215,7 +218,7 @@ class Int4(_Ranges):
 
     name = "int4"
     source = "uniform scalar quantisation"
-    oracle = "numpy.clip(numpy.rint(...)); error of at most half a step inside the range; FAISS SQ4 (quantile=1)"
+    oracle = "numpy.clip(numpy.rint(...)); recall of FAISS at no more bytes (SQ4)"
     bits = 4
 
     quantile: float = param(0.99, doc="share of the values inside a dimension's range", minimum=0.5, maximum=1.0)
@@ -245,7 +248,7 @@ class Binary(Codec):
 
     name = "binary"
     source = "Charikar 2002; Yamada, Asai, Hajishirzi 2021 (asymmetric scores)"
-    oracle = "numpy.packbits; sentence_transformers.quantize_embeddings(precision='ubinary')"
+    oracle = "numpy.packbits, as in sentence_transformers.quantize_embeddings; rank by numpy's Hamming distance"
     stateless = True
     direction_only = True
     lengthless = True

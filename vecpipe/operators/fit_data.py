@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vecpipe.arrays import Float32, Float64, nonfinite_rows
+from vecpipe.errors import FitError
 from vecpipe.moments import Moments
 
 if TYPE_CHECKING:
@@ -94,12 +95,23 @@ class FitData:
             rows = step.apply_query(self.rows) if of_queries else step.apply(self.rows)
             weights = self.weights
             lost = nonfinite_rows(rows) if step.undefines else np.zeros(0, np.int64)
+            if lost.size == len(rows):
+                raise FitError(f"no row has a result after {step.name}: nothing behind it can be fitted; are all zero?")
             return (np.delete(rows, lost, axis=0), np.delete(weights, lost)) if lost.size else (rows, weights)
 
         moments = None if affine is None or self._exact is None else moved
         mean = None if affine is None or self._mean is None else moved_mean
         queries = None if self.queries is None else self.queries.after(step, of_queries=True)
         return FitData(step.output_dim(self.dim), self.count, carried, moments, queries, mean)
+
+    def training_rows(self, most: int) -> tuple[Float32, Float64]:
+        """Return at most so many sample rows, and their weights with mean 1.
+
+        The sample is ordered by a hash of the rows: its first rows are a uniform choice.
+        """
+        rows, weights = self.rows[:most], self.weights[:most]
+        mean = float(weights.mean())
+        return rows, weights / mean if mean > 0 else np.ones(len(rows))
 
     def quantiles(self, levels: Iterable[float]) -> Float64:
         """Return weighted per-dimension quantiles of the sample, ``(len(levels), d)``.

@@ -24,7 +24,7 @@ class Normalize(Operator):
     name = "normalize"
     family = "normalise"
     source = "Ba, Kiros, Hinton 2016 (layer); Zhang, Sennrich 2019 (rms)"
-    oracle = "sklearn.preprocessing.normalize; scipy.stats.zscore formula"
+    oracle = "sklearn.preprocessing.normalize; scipy.stats.zscore of a row"
     stateless = True
     undefines = True
 
@@ -64,7 +64,7 @@ class Power(Operator):
     name = "power"
     family = "normalise"
     source = "Perronnin, Sanchez, Mensink 2010; Razavian et al. 2014"
-    oracle = "NumPy formula; power(1) is the identity; power(1/p) undoes power(p)"
+    oracle = "sign(x) |x|^p in NumPy"
     stateless = True
     undefines = True
 

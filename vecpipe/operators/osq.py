@@ -21,10 +21,10 @@ from vecpipe.operators.fit_data import FitData
 from vecpipe.operators.kmeans import MAX_BITS, allocate_bits, gaussian_levels, lloyd_levels
 from vecpipe.operators.linear import keeps_lengths, principal_axes
 from vecpipe.operators.parameters import param
-from vecpipe.operators.transform_code import training_rows
 
 _ROWS = 512
 _ROUNDS = 20
+_TRAINING_ROWS = 16_384
 _PRIOR = 0.25
 
 
@@ -40,7 +40,7 @@ class OSQ(Codec):
 
     name = "osq"
     source = "Oakley, Ferhatosmanoglu 2025 (SQUASH); Ferhatosmanoglu et al. 2000 (VA+-file); Lloyd 1982"
-    oracle = "scores equal inner products with the decoded vectors; no bound is above the exact distance"
+    oracle = "no bound is above the exact distance; the nearest level of each axis"
     direction_only = True
 
     bytes: int = param(doc="bytes of a code", minimum=1, maximum=65_536)
@@ -64,9 +64,8 @@ class OSQ(Codec):
         bits = allocate_bits(values, 8 * self.bytes)
         live = np.flatnonzero(bits)
         axes = np.ascontiguousarray(vectors[:, live])
-        picked = training_rows(len(data.rows), 16_384)
-        share = data.weights[picked] / max(float(data.weights[picked].mean()), 1e-300)
-        points = (data.rows[picked].astype(np.float64) - mean) @ axes
+        rows, share = data.training_rows(_TRAINING_ROWS)
+        points = (rows.astype(np.float64) - mean) @ axes
         levels = [
             lloyd_levels(
                 points[:, at], share, gaussian_levels(int(bits[axis])) * np.sqrt(values[axis]), _ROUNDS, _PRIOR

@@ -6,7 +6,6 @@ then one word of 256 to whatever reads the code. Training and nearest words are 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from vecpipe.operators.kmeans import assign, kmeans, nearest, refine
 from vecpipe.operators.linear import keeps_lengths, principal_axes, rows_f32
 from vecpipe.operators.lut import ByteTables, look_up
 from vecpipe.operators.parameters import param
+from vecpipe.ordered import thread_count
 
 TRAINING_ROWS = 32_768
 """Rows that a codebook of 256 words is trained on, at most."""
@@ -38,19 +38,9 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def training_rows(data: FitData) -> tuple[Float32, Float64]:
-    """Return the rows a codebook is trained on, and their weights with mean 1.
-
-    The sample is ordered by a hash of the rows: its first rows are a uniform choice.
-    """
-    rows, weights = data.rows[:TRAINING_ROWS], data.weights[:TRAINING_ROWS]
-    mean = float(weights.mean())
-    return rows, weights / mean if mean > 0 else np.ones(len(rows))
-
-
 def _each(work: Callable[[Item], Result], items: list[Item]) -> list[Result]:
-    """Map over the processors, BLAS at one thread: the results do not depend on how many there are."""
-    with one_blas_thread(), ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+    """Map in several threads, BLAS at one: the results do not depend on how many there are."""
+    with one_blas_thread(), ThreadPoolExecutor(thread_count()) as pool:
         return list(pool.map(work, items))
 
 
@@ -93,7 +83,7 @@ class PQ(WordCodec):
 
     name = "pq"
     source = "Jegou, Douze, Schmid 2011"
-    oracle = "FAISS PQ: recall at equal bytes; numpy argmin over the centroids"
+    oracle = "numpy argmin over the centroids; recall of FAISS at no more bytes"
 
     m: int = param(doc="pieces, each of one number", minimum=1, maximum=MAX_DIM)
     bits: int = param(8, doc="bits a piece: 8 or 4", minimum=4, maximum=8)
@@ -112,7 +102,7 @@ class PQ(WordCodec):
 
     def fit(self, data: FitData) -> State:
         """Learn ``words``, the centroids of all pieces side by side, ``(2**bits, d) float32``."""
-        rows, weights = training_rows(data)
+        rows, weights = data.training_rows(TRAINING_ROWS)
         return {"words": self._train(rows, weights)}
 
     def _train(self, rows: Float32, weights: Float64) -> Float32:
@@ -199,7 +189,7 @@ class OPQ(PQ):
 
     name = "opq"
     source = "Ge, He, Ke, Sun 2013"
-    oracle = "FAISS OPQ,PQ: recall at equal bytes; the rotation times its transpose is the identity"
+    oracle = "the rotation times its transpose is the identity; recall of FAISS at no more bytes"
 
     def output_dim(self, dim: int) -> int:
         """Return dim."""
@@ -208,7 +198,7 @@ class OPQ(PQ):
 
     def fit(self, data: FitData) -> State:
         """Learn the rotation ``(d, d) float32`` and the centroids ``(2**bits, d) float32``."""
-        rows, weights = training_rows(data)
+        rows, weights = data.training_rows(TRAINING_ROWS)
         rotation = self._dealt(data)
         pieces = self._pieces(data.dim)
         share = weights[:, None].astype(np.float32)

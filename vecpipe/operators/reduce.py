@@ -112,7 +112,7 @@ class PCA(Operator):
     name = "pca"
     family = "reduce"
     source = "Pearson 1901; Hotelling 1933"
-    oracle = "sklearn.decomposition.PCA"
+    oracle = "sklearn.decomposition.PCA; faiss.PCAMatrix"
     from_moments = True
 
     k: int = param(doc="components kept", minimum=1, maximum=MAX_DIM)

@@ -19,7 +19,7 @@ from vecpipe.operators.fit_data import FitData
 from vecpipe.operators.kmeans import Indices, kmeans
 from vecpipe.operators.lut import look_up
 from vecpipe.operators.parameters import param
-from vecpipe.operators.product import TRAINING_ROWS, WordCodec, training_rows
+from vecpipe.operators.product import TRAINING_ROWS, WordCodec
 
 BEAM = 5
 _ROWS = 128
@@ -41,7 +41,7 @@ class RVQ(WordCodec):
 
     name = "rvq"
     source = "Chen, Guan, Wang 2010"
-    oracle = "each stage lowers the error; numpy argmin over the centroids"
+    oracle = "each stage lowers the error; numpy argmin over all sums of centroids"
 
     m: int = param(doc="stages, each of one number", minimum=1, maximum=256)
     bits: int = param(8, doc="bits a stage: 8 or 4", minimum=4, maximum=8)
@@ -55,7 +55,7 @@ class RVQ(WordCodec):
 
     def fit(self, data: FitData) -> State:
         """Learn ``words``, ``(m, 2**bits, d) float32``."""
-        rows, weights = training_rows(data)
+        rows, weights = data.training_rows(TRAINING_ROWS)
         ways = max(1, min(BEAM, TRAINING_ROWS // len(rows)))
         left, stages = rows[:, None], []
         with one_blas_thread():

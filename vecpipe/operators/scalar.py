@@ -35,7 +35,7 @@ class LVQ(Codec):
 
     name = "lvq"
     source = "Aguerrebere et al. 2023 (locally-adaptive vector quantization)"
-    oracle = "the formula in float64; the bounds s/2 and s / 2(2^R - 1)"
+    oracle = "the bounds s/2 and s / 2(2^R - 1) of the paper"
 
     bits: int = param(doc="bits a dimension", minimum=1, maximum=MAX_BITS)
     residual: int = param(0, doc="bits a dimension of the second level", minimum=0, maximum=MAX_BITS)
@@ -158,7 +158,7 @@ class BEBR(Codec):
 
     name = "bebr"
     source = "Gan et al. 2023 (recurrent binary embeddings), the training-free form"
-    oracle = "the recurrence; numpy.clip(numpy.floor(x / step))"
+    oracle = "the recurrence in float64"
     direction_only = True
 
     bits: int = param(2, doc="sign bits a dimension", minimum=1, maximum=MAX_BITS)

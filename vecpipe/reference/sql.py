@@ -26,7 +26,7 @@ _TITLES = {
 _MODELS, _SEARCH, _NEIGHBOURS, _VECTORS = "Models", "Search", "Neighbours", "Vectors"
 _SECTIONS = {
     "models": _MODELS,
-    "advise": _MODELS,
+    "fit": _MODELS,
     "search": _SEARCH,
     "search_bits": _SEARCH,
     "search_cells": _SEARCH,
@@ -41,7 +41,7 @@ _SECTIONS = {
     "votes": _NEIGHBOURS,
 }
 """Where the macros of a file are shown."""
-_SCALARS = {"vec_fit_query": _MODELS, "vec_fit_sketch": _MODELS, "vec_index_drop": _SEARCH, "vec_farthest": _NEIGHBOURS}
+_SCALARS = {"vec_fit_sketch": _MODELS, "vec_farthest": _NEIGHBOURS}
 """Where scalar functions are shown that are not of single vectors."""
 _HEAD = """# SQL reference
 
@@ -94,10 +94,10 @@ def _all_scalars() -> Iterator[Scalar]:
     yield from cells.scalars(newest)
     yield from procedures.procedures(_no_database, newest)
     yield from recall.scalars(_no_database)
-    yield from index_functions.scalars(_no_database)
+    yield from index_functions.scalars(_no_database, newest)
 
 
-def _no_database() -> NoReturn:
+def _no_database(place: str) -> NoReturn:
     raise AssertionError("the reference calls no function")
 
 

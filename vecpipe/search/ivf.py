@@ -15,7 +15,7 @@ from vecpipe import container, kernels
 from vecpipe.arrays import MAX_DIM, Float32
 from vecpipe.errors import FitError, InputError, ModelFormatError
 from vecpipe.operators.kmeans import WORDS, assign, kmeans
-from vecpipe.scoring import METRICS, Metric
+from vecpipe.scoring import METRICS, Metric, metric_named
 
 _ROUNDS = 10
 _KIND = "ivf"
@@ -106,14 +106,13 @@ def train(
 
     Raises
     ------
-    InputError
-        A parameter out of range.
+    InputError, SpecError
+        A parameter out of range, or another metric.
     FitError
         Fewer rows than centroids.
     """
     d = X.shape[1]
-    if metric not in METRICS:
-        raise InputError(f"metric is {metric!r}; expected one of {', '.join(METRICS)}")
+    metric = metric_named(metric)
     if not 1 <= partitions <= MAX_PARTITIONS:
         raise InputError(f"partitions is {partitions}; expected 1 to {MAX_PARTITIONS}")
     if subvectors is not None and (subvectors < 1 or d % subvectors):

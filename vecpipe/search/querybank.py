@@ -10,7 +10,7 @@ import numpy as np
 
 from vecpipe.arrays import Float32, Float64
 from vecpipe.errors import InputError
-from vecpipe.scoring import Metric, exact_scores
+from vecpipe.scoring import Metric, exact_scores, metric_named
 
 BETA = 20.0
 
@@ -28,8 +28,8 @@ class QueryBank:
 
     Raises
     ------
-    InputError
-        An empty bank, or a beta that is not positive.
+    InputError, SpecError
+        An empty bank, a beta that is not positive, or another metric.
     """
 
     def __init__(self, queries: Float32, metric: Metric = "cosine", beta: float = BETA) -> None:
@@ -38,7 +38,7 @@ class QueryBank:
         if not beta > 0:
             raise InputError(f"beta is {beta}; expected a number above 0")
         self.queries = np.ascontiguousarray(queries, dtype=np.float32)
-        self.metric = metric
+        self.metric = metric_named(metric)
         self.beta = float(beta)
 
     def log_denominators(self, X: Float32) -> Float64:

@@ -75,11 +75,6 @@ class CodeMatrix:
         """Bytes held, the sketch included."""
         return self.codes.nbytes + (0 if self._signs is None else self._signs.nbytes)
 
-    @property
-    def sketched(self) -> bool:
-        """Whether a search looks at sign bits before it scores codes."""
-        return self._signs is not None
-
     def top(
         self, Q: Float32, count: int, metric: Metric = "cosine", *, allowed: Mask | None = None, shortlist: int = 0
     ) -> list[Found]:

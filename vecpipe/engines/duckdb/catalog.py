@@ -6,12 +6,14 @@ Wherever a model is named, ``name`` is its newest version and ``name@3`` is vers
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+import threading
+from collections import OrderedDict
 from typing import Any
 
 import duckdb
 
 from vecpipe.engines.duckdb import handles
+from vecpipe.engines.duckdb.places import OpenCursor
 from vecpipe.errors import EngineError, InputError, ModelNotFoundError
 from vecpipe.pipeline import Model
 
@@ -22,6 +24,7 @@ _NEWEST = f"SELECT arg_max(model, version), max(version) {_NAMED}"
 _HEADS = f"SELECT version, array_slice(model, 1, {handles.HEAD_BYTES}) {_NAMED}"
 _NEWEST_HASH = "SELECT version, hash FROM vecpipe.models WHERE name = $1 ORDER BY version DESC LIMIT 1"
 _INSERT = "INSERT INTO vecpipe.models (name, model) VALUES ($1, $2) RETURNING version"
+_MISSING = re.compile(r"Catalog Error: Table with name (\S+) does not exist")
 _NAMES = "SELECT DISTINCT name FROM vecpipe.models ORDER BY name"
 
 
@@ -67,9 +70,9 @@ def newest_model(con: duckdb.DuckDBPyConnection, name: str) -> tuple[Model, int]
     return _read_newest(con, name) if known is None else (known, int(version))
 
 
-def committed_model(open_cursor: Callable[[], duckdb.DuckDBPyConnection], name: str) -> tuple[Model, int]:
+def committed_model(open_cursor: OpenCursor, name: str, place: str) -> tuple[Model, int]:
     """Return the newest committed model of a name and its version, whatever the transaction of the caller holds."""
-    cursor = open_cursor()
+    cursor = open_cursor(place)
     try:
         return newest_model(cursor, name)
     except LookupError as error:
@@ -81,26 +84,33 @@ def committed_model(open_cursor: Callable[[], duckdb.DuckDBPyConnection], name: 
 
 
 class Newest:
-    """The newest committed model of a name, looked up once for each transaction that asks.
+    """The newest committed model of a name at a place, looked up once for each transaction that asks.
 
     Planning a search asks several times, and each look is a statement of its own. What a transaction is told stays
-    what it is told: it does not see what others commit in the meantime anyway.
+    what it is told, as long as it is among the last that asked: it does not see what others commit in the meantime
+    anyway.
     """
 
-    _MANY = 256
+    _MANY = 1_024
 
-    def __init__(self, open_cursor: Callable[[], duckdb.DuckDBPyConnection]) -> None:
+    def __init__(self, open_cursor: OpenCursor) -> None:
         self._open_cursor = open_cursor
-        self._known: dict[str, tuple[int, tuple[Model, int]]] = {}
+        self._known: OrderedDict[tuple[str, str, int], tuple[Model, int]] = OrderedDict()
+        self._lock = threading.Lock()
 
-    def __call__(self, name: str, transaction: int) -> tuple[Model, int]:
+    def __call__(self, name: str, transaction: int, place: str) -> tuple[Model, int]:
         """Return the model and its version; errors as in ``committed_model``."""
-        asked, found = self._known.get(name, (None, None))
-        if found is None or asked != transaction:
-            found = committed_model(self._open_cursor, name)
-            if len(self._known) >= self._MANY:
-                self._known.clear()
-            self._known[name] = transaction, found
+        key = place, name, transaction
+        with self._lock:
+            found = self._known.get(key)
+            if found is not None:
+                self._known.move_to_end(key)
+                return found
+        looked_up = committed_model(self._open_cursor, name, place)
+        with self._lock:
+            found = self._known.setdefault(key, looked_up)
+            while len(self._known) > self._MANY:
+                self._known.popitem(last=False)
         return found
 
 
@@ -129,10 +139,16 @@ def run(con: duckdb.DuckDBPyConnection, sql: str, parameters: list[Any] | dict[s
     try:
         return con.execute(sql, parameters) if parameters is not None else con.execute(sql)
     except duckdb.CatalogException as error:
-        if "models" in str(error):
+        if _names_the_catalog(str(error), sql):
             raise EngineError(
                 f"{error}\nin: {sql}\nCall vecpipe.register(con) first: it creates the catalog"
             ) from error
         raise EngineError(f"{error}\nin: {sql}") from error
     except duckdb.Error as error:
         raise EngineError(f"{error}\nin: {sql}") from error
+
+
+def _names_the_catalog(refused: str, sql: str) -> bool:
+    """Whether it is the catalog's own table that is missing: DuckDB names the schema where that is missing too."""
+    found = _MISSING.match(refused)
+    return found is not None and (found[1] == '"vecpipe.models"' or (found[1] == "models" and "vecpipe.models" in sql))

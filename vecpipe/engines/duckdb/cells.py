@@ -26,7 +26,9 @@ def scalars(newest: Newest) -> Iterator[Scalar]:
     """Yield the functions; ``newest`` knows the models of a database by name."""
     yield Scalar("_vec_cell", "handle, v, on_invalid", "INTEGER", "Behind vec_cell.", _cell)
     yield Scalar("_vec_probe", "handle, q, nprobe", "INTEGER[]", "Behind vec_probe.", _probe)
-    yield Scalar("_vec_probed", "model, q, nprobe, transaction", "INTEGER[]", "Behind vec_search.", _probed(newest))
+    yield Scalar(
+        "_vec_probed", "model, q, nprobe, transaction, place", "INTEGER[]", "Behind vec_search.", _probed(newest)
+    )
     yield Scalar("_vec_cell_distance", "handle, v, cell", "DOUBLE", "Behind vec_cells_report.", _distance)
     yield Scalar("_vec_cells_fit", "handle", _FITTED_RETURNS, "Behind vec_cells_report.", _fitted)
 
@@ -58,11 +60,13 @@ def _probe(model: Any, q: Any, nprobe: Any) -> Any:
 
 
 def _probed(newest: Newest) -> Callable[..., Any]:
-    def probed(model: Any, q: Any, nprobe: Any, transaction: Any) -> Any:
+    def probed(model: Any, q: Any, nprobe: Any, transaction: Any, place: Any) -> Any:
         name = constant(model, "vec_search: model")
         if name is None:
             raise SpecError("cell := needs model := with the name of the model that the cells come from")
-        found, _ = newest(str(name), constant(transaction, "vec_search: transaction"))
+        found, _ = newest(
+            str(name), constant(transaction, "vec_search: transaction"), constant(place, "vec_search: place")
+        )
         return _nearest(cell_model(found), q, _count(nprobe, "vec_search"), "vec_search: q")
 
     return probed

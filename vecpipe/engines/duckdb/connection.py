@@ -29,9 +29,11 @@ from vecpipe.engines.duckdb import (
     index_functions,
     joins,
     macros,
+    places,
     procedures,
     recall,
 )
+from vecpipe.engines.duckdb.identifiers import quoted
 from vecpipe.errors import AggregatesUnavailableWarning, EngineError
 
 _HAS_CATALOG = """
@@ -70,9 +72,10 @@ def connect(database: str | Path = ":memory:", **options: Any) -> duckdb.DuckDBP
 def register(con: duckdb.DuckDBPyConnection, *, persist: bool | None = None) -> duckdb.DuckDBPyConnection:
     """Give a connection's database the ``vec_*`` functions, the catalog and the search macros.
 
-    Functions last as long as the database is open and serve all its connections. Catalog and macros are stored in
-    the database; calling this again brings macros of another version up to date. Aggregates come with every database
-    that is opened after vecpipe was imported; for another one an ``AggregatesUnavailableWarning`` says so, once.
+    The database is the one that the connection is in: after ``USE other`` that is ``other``. Functions last as long as
+    the first one is open and serve all connections to it, and what is attached. Catalog and macros are stored in the
+    database; calling this again brings macros of another version up to date. Aggregates come with every database that
+    is opened after vecpipe was imported; for another one an ``AggregatesUnavailableWarning`` says so, once.
 
     Parameters
     ----------
@@ -102,7 +105,9 @@ def _bring_in(con: duckdb.DuckDBPyConnection, persist: bool | None) -> duckdb.Du
         except duckdb.Error as error:
             raise EngineError(f"{error}\nin: registering vecpipe; open a connection first") from error
         try:
-            if catalog.run(cursor, "SELECT current_database()").fetchone() == ("vecpipe",):
+            places.go(cursor, places.place_of(con))
+            [(database,)] = catalog.run(cursor, "SELECT current_database()").fetchall()
+            if database == "vecpipe":
                 raise EngineError(
                     "a database named vecpipe hides the schema of that name, which holds the models; "
                     "rename the file, or attach it: ATTACH 'vecpipe.duckdb' AS another_name"
@@ -114,6 +119,7 @@ def _bring_in(con: duckdb.DuckDBPyConnection, persist: bool | None) -> duckdb.Du
             _LIVE[token] = [ref for ref in _LIVE.get(token, []) if ref() is not None] + [weakref.ref(con)]
             if persist is None:
                 persist = not _read_only(cursor)
+            catalog.run(cursor, f"USE {quoted(database)}.main")  # macros in main are seen from every schema
             if persist:
                 catalog.run(cursor, macros.catalog_sql())
                 if _macro_version(cursor) != macros.version_text():
@@ -179,7 +185,7 @@ def _register_functions(cursor: duckdb.DuckDBPyConnection) -> tuple[int, bool]:
     for scalar in (
         *procedures.procedures(open_cursor, newest),
         *recall.scalars(open_cursor),
-        *index_functions.scalars(open_cursor),
+        *index_functions.scalars(open_cursor, newest),
     ):
         _create(cursor, scalar.name, scalar.function, scalar.returns, volatile=scalar.volatile)
     _create(cursor, "_vec_database", lambda: pa.array([token]), "BIGINT", parameters=[])
@@ -211,8 +217,8 @@ def _create(
         raise EngineError(f"cannot register {name}: {error}") from error
 
 
-def _cursor_of(token: int) -> duckdb.DuckDBPyConnection:
-    """Return a new cursor on the database, through any connection that was registered and is still open."""
+def _cursor_of(token: int, place: str) -> duckdb.DuckDBPyConnection:
+    """Return a new cursor at a place, through any connection that was registered and is still open."""
     for ref in reversed(_LIVE.get(token, [])):
         con = ref()
         if con is not None:
@@ -222,6 +228,7 @@ def _cursor_of(token: int) -> duckdb.DuckDBPyConnection:
                 continue
             for name, data in _LENT.get(token, {}).items():
                 cursor.register(name, data)
+            places.go(cursor, place)
             return cursor
     raise EngineError(
         "every connection that vecpipe was registered on is closed; call vecpipe.register(con) on an open one"
@@ -253,4 +260,4 @@ def lend(con: duckdb.DuckDBPyConnection, data: Mapping[str, Any]) -> duckdb.Duck
     except duckdb.Error as error:
         raise EngineError(f"{error}\nin: registering {', '.join(data)}") from error
     _LENT.setdefault(token, {}).update(data)
-    return _cursor_of(token)
+    return _cursor_of(token, places.place_of(con))

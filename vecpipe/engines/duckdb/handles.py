@@ -7,7 +7,6 @@ the same model share it. Bounded; what has been pushed out is an error that says
 from __future__ import annotations
 
 import hashlib
-import os
 import secrets
 import threading
 from collections import OrderedDict
@@ -19,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from vecpipe import settings
 from vecpipe.arrays import Float32, Mask, Rows, check_width, nonfinite_rows, not_finite, to_rows
 from vecpipe.errors import InputError, ModelNotFoundError
 from vecpipe.pipeline import Model
@@ -34,7 +34,7 @@ class _Shelf(Generic[Item]):
     process, so that a handle another process made is unknown here.
     """
 
-    def __init__(self, kind: str, limit: int) -> None:
+    def __init__(self, kind: str, limit: settings.ByteLimit) -> None:
         self._prefix = kind + secrets.token_hex(2)
         self._limit = limit
         self._count = 0
@@ -49,6 +49,7 @@ class _Shelf(Generic[Item]):
             return self._handles.get(content)
 
     def put(self, content: bytes, item: Item, size: int) -> str:
+        limit = self._limit.read()
         with self._lock:
             known = self._handles.get(content)
             if known is not None:
@@ -58,7 +59,7 @@ class _Shelf(Generic[Item]):
             self._handles[content] = handle
             self._items[handle] = (item, size, content)
             self._size += size
-            while self._size > self._limit and len(self._items) > 1:
+            while self._size > limit and len(self._items) > 1:
                 _, (_, freed, dropped) = self._items.popitem(last=False)
                 self._size -= freed
                 del self._handles[dropped]
@@ -73,13 +74,9 @@ class _Shelf(Generic[Item]):
             return found[0]
 
 
-def _limit(variable: str, default: int) -> int:
-    return int(os.environ.get(variable, default))
-
-
-_MODELS: _Shelf[Model] = _Shelf("m", _limit("VECPIPE_MODEL_CACHE_BYTES", 4 << 30))
-_QUERIES: _Shelf[Query] = _Shelf("q", _limit("VECPIPE_QUERY_CACHE_BYTES", 512 << 20))
-_JOINS: _Shelf[Any] = _Shelf("j", _limit("VECPIPE_JOIN_CACHE_BYTES", 1 << 30))
+_MODELS: _Shelf[Model] = _Shelf("m", settings.MODEL_CACHE)
+_QUERIES: _Shelf[Query] = _Shelf("q", settings.QUERY_CACHE)
+_JOINS: _Shelf[Any] = _Shelf("j", settings.JOIN_CACHE)
 
 
 NO_MODEL = "codes cannot be scored without the model that wrote them; pass model := 'name'"
@@ -166,6 +163,7 @@ class QuerySide(Model):
 
 
 _QUERY_MARK = "?"
+_OVERHEAD = 640  # bytes of a query and its handle beside its numbers
 
 HEAD_BYTES = 256
 """So many bytes at the beginning of a model hold the hash of its content: reading them is not reading a model."""
@@ -226,7 +224,24 @@ def keep_query(model: Model | None, q: Float32, metric: Metric) -> str:
     """Prepare a query ``(1, d) float32`` and return its handle; the same query gives the same handle."""
     name = "" if model is None else model.hash
     content = hashlib.sha256(q.tobytes() + f"{name}{metric}".encode()).digest()
-    return _QUERIES.handle(content) or _QUERIES.put(content, Query(model, q, metric), 16 * q.shape[1] + 8_192)
+    known = _QUERIES.handle(content)
+    if known is not None:
+        return known
+    query = Query(model, q.copy(), metric)  # a view would hold all queries of its batch
+    return _QUERIES.put(content, query, _OVERHEAD + q.nbytes + _nbytes(query.queries))
+
+
+def _nbytes(value: Any) -> int:
+    """Return the bytes of the arrays in what a model made of a query, and some for each object that holds them."""
+    if value is None:
+        return 0
+    if isinstance(value, np.ndarray):
+        return 128 + value.nbytes
+    if isinstance(value, (list, tuple)):
+        return 64 + sum(map(_nbytes, value))
+    if isinstance(value, dict):
+        return 256 + sum(map(_nbytes, value.values()))
+    return 64 + _nbytes(vars(value)) if hasattr(value, "__dict__") else 32
 
 
 def query_of(handle: str) -> Query:
@@ -240,7 +255,9 @@ def query_of(handle: str) -> Query:
     query = _QUERIES.get(handle)
     if query is None:
         raise ModelNotFoundError(
-            f"query handle {handle[:32]!r} is not known in this process; call vec_query(model, q) in the same statement"
+            f"query handle {handle[:32]!r} is not known in this process: call vec_query(model, q) in the same "
+            "statement; where a LATERAL join has more queries than memory holds, set VECPIPE_QUERY_CACHE_BYTES to "
+            "more, or join with vec_knn_join"
         )
     return query
 

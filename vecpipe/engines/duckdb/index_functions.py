@@ -9,9 +9,11 @@ import numpy as np
 import pyarrow as pa
 
 from vecpipe.arrays import flat_array
+from vecpipe.engines.duckdb.catalog import Newest
 from vecpipe.engines.duckdb.functions import Scalar, constant, exact
 from vecpipe.engines.duckdb.handles import query_rows
-from vecpipe.engines.duckdb.indexes import Indexes, OpenCursor, again, check_end, check_live, check_rows, named_rows
+from vecpipe.engines.duckdb.indexes import Indexes, again, check_end, check_live, check_rows, named_rows
+from vecpipe.engines.duckdb.places import OpenCursor
 from vecpipe.errors import EngineError, InputError, SpecError
 from vecpipe.kernels import one_blas_thread
 from vecpipe.scoring import metric_named
@@ -21,25 +23,33 @@ _MOST = np.iinfo(np.int32).max  # items in the lists of one batch
 _NOTHING = (np.empty(0, np.int64),) * 3
 _BUILT = "STRUCT(name VARCHAR, rows BIGINT, bytes BIGINT, last_row BIGINT)"
 _LIST = (
-    "STRUCT(name VARCHAR, source VARCHAR, spec VARCHAR, rows BIGINT, bytes BIGINT, last_row BIGINT, cells INTEGER)[]"
+    "STRUCT(name VARCHAR, source VARCHAR, spec VARCHAR, rows BIGINT, bytes BIGINT, last_row BIGINT, cells INTEGER, "
+    "database VARCHAR)[]"
 )
 
 
-def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
-    """Yield the functions of one database."""
-    indexes = Indexes(open_cursor)
+def _named(index: Any) -> str:
+    if index is None:
+        raise SpecError("the name of an index is NULL; give the name that vec_index was called with")
+    return str(index)
 
-    def build(name: Any, source: Any, model: Any, column: Any) -> Any:
+
+def scalars(open_cursor: OpenCursor, newest: Newest) -> Iterator[Scalar]:
+    """Yield the functions of one database."""
+    indexes = Indexes(open_cursor, newest)
+
+    def build(*columns: Any) -> Any:
         made = []
-        for values in zip(*(part.to_pylist() for part in (name, source, model, column)), strict=True):
-            if any(value is None for value in values):
+        for values in zip(*(column.to_pylist() for column in columns), strict=True):
+            if any(value is None for value in values[:4]):
                 raise InputError("vec_index: name, source, model and emb must not be NULL")
             found = indexes.build(*values)
             made.append((values[0], len(found.index), found.index.nbytes, found.last))
         return pa.array([dict(zip(("name", "rows", "bytes", "last_row"), one, strict=True)) for one in made])
 
-    def drop(name: Any) -> Any:
-        return pa.array([indexes.drop(str(one)) for one in name.to_pylist()], pa.bool_())
+    def drop(name: Any, database: Any) -> Any:
+        asked = zip(name.to_pylist(), database.to_pylist(), strict=True)
+        return pa.array([indexes.drop(_named(one), where) for one, where in asked], pa.bool_())
 
     def listed(nothing: Any) -> Any:
         rows = [
@@ -51,17 +61,16 @@ def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
                 "bytes": found.index.nbytes,
                 "last_row": found.last,
                 "cells": None if found.index.starts is None else len(found.index.starts) - 1,
+                "database": database,
             }
-            for name, found in indexes.all().items()
+            for (database, name), found in indexes.all().items()
         ]
         return pa.array([rows] * len(nothing))
 
-    def rows_of(
-        name: Any, model: Any, q: Any, k: Any, oversample: Any, metric: Any, nprobe: Any, tail: Any, end: Any, now: Any
-    ) -> Any:
+    def rows_of(name: Any, model: Any, q: Any, tail: Any, *others: Any) -> Any:
         asked = query_rows(q, "vec_search: q")
         later = flat_array(tail)
-        columns = (name, model, k, oversample, metric, nprobe, end, now)
+        columns = (name, model, *others)
         ends, parts = np.zeros(len(asked) + 1, np.int64), []
         unasked = None if asked.valid is None else pa.array(~asked.valid)
         checked: set[tuple[Any, ...]] = set()
@@ -69,13 +78,13 @@ def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
             ends[at + 1] = ends[at]
             if asked.valid is not None and not asked.valid[at]:
                 continue
-            one, wanted, least, times, measure, cells, planned, transaction = given
+            one, wanted, least, times, measure, cells, planned, transaction, place, database = given
             if not all(isinstance(number, int) and number >= 1 for number in (least, times, cells)):
                 raise SpecError(
                     f"vec_search: k is {least!r}, oversample {times!r} and nprobe {cells!r}; expected whole numbers of "
                     "at least 1"
                 )
-            found = indexes.get(one)
+            found = indexes.get(_named(one), database)
             dim = found.index.model.dim
             if asked.dim != dim:
                 raise InputError(f"vec_search: q has {asked.dim} dimensions, the index holds {dim}")
@@ -86,7 +95,7 @@ def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
             if (one, wanted, transaction) not in checked:  # one statement: the same tail for all queries
                 checked.add((one, wanted, transaction))
                 if wanted is not None:
-                    indexes.check_model(one, wanted)
+                    indexes.check_model(one, found, wanted, transaction, place)
                 check_end(found, new, transaction)
             with one_blas_thread():
                 places = found.index.nearest(asked.values[at], least * times, metric_named(measure), cells)
@@ -99,25 +108,25 @@ def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
         fields = [pa.array(row), pa.array(mark, mask=mark < 0), pa.array(needed)]
         return pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(fields, fields=list(_NAMED)), mask=unasked)
 
-    def score(name: Any, named: Any, live: Any, v: Any, query: Any) -> Any:
+    def score(name: Any, named: Any, live: Any, v: Any, query: Any, database: Any) -> Any:
         rows, vectors = flat_array(named), flat_array(v)
-        found = indexes.get(constant(name, "vec_search: index"))
+        found = indexes.get(_named(constant(name, "vec_search: index")), constant(database, "vec_search: database"))
         check_rows(found, rows.field("mark"), vectors)
         check_live(found, rows.field("needed"), flat_array(live))
         return exact(vectors, query)
 
-    def last(name: Any) -> Any:
-        return pa.array([None if one is None else indexes.get(one).last for one in name.to_pylist()], pa.int64())
+    def last(name: Any, database: Any) -> Any:
+        asked = zip(name.to_pylist(), database.to_pylist(), strict=True)
+        return pa.array([indexes.get(_named(one), where).last for one, where in asked], pa.int64())
 
-    yield Scalar("_vec_index", "name, source, model, emb", _BUILT, "Behind vec_index.", build, volatile=True)
-    yield Scalar(
-        "vec_index_drop", "name", "BOOLEAN", "Forget a resident index and its file; whether there was one.", drop,
-        volatile=True,
-    )  # fmt: skip
+    yield Scalar("_vec_index", "name, source, model, emb, place", _BUILT, "Behind vec_index.", build, volatile=True)
+    yield Scalar("_vec_index_drop", "name, database", "BOOLEAN", "Behind vec_index_drop.", drop, volatile=True)
     yield Scalar("_vec_indexes", "nothing", _LIST, "Behind vec_indexes.", listed, volatile=True)
     yield Scalar(
-        "_vec_index_rows", "name, model, q, k, oversample, metric, nprobe, tail, end, now",
+        "_vec_index_rows", "name, model, q, tail, k, oversample, metric, nprobe, end, now, place, database",
         "STRUCT(row BIGINT, mark BIGINT, needed BIGINT)[]", "Behind vec_search.", rows_of, volatile=True,
     )  # fmt: skip
-    yield Scalar("_vec_index_score", "name, named, live, v, query", "FLOAT", "Behind vec_search.", score, volatile=True)
-    yield Scalar("_vec_index_last", "name", "BIGINT", "Behind vec_search.", last)
+    yield Scalar(
+        "_vec_index_score", "name, named, live, v, query, database", "FLOAT", "Behind vec_search.", score, volatile=True
+    )
+    yield Scalar("_vec_index_last", "name, database", "BIGINT", "Behind vec_search.", last)

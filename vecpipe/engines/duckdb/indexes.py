@@ -17,7 +17,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 
@@ -25,14 +24,15 @@ from vecpipe.arrays import to_rows
 from vecpipe.cells import CellModel
 from vecpipe.engines.duckdb import catalog
 from vecpipe.engines.duckdb.identifiers import quoted, quoted_table
+from vecpipe.engines.duckdb.places import OpenCursor
 from vecpipe.errors import CapabilityError, EngineError, InputError, ModelFormatError, ModelNotFoundError
 from vecpipe.kernels import one_blas_thread
 from vecpipe.ordered import in_order
 from vecpipe.search.index import Index, Places, has_cells, marks_of
+from vecpipe.settings import INDEXES
 from vecpipe.sources import open_source
 
-OpenCursor = Callable[[], duckdb.DuckDBPyConnection]
-
+_PATH = "SELECT path, readonly FROM duckdb_databases() WHERE database_name = $1"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
 
 
@@ -71,24 +71,34 @@ class Indexes:
     ----------
     open_cursor
         Opens a cursor on the database.
+    newest
+        The newest models of its names.
     """
 
-    def __init__(self, open_cursor: OpenCursor) -> None:
+    def __init__(self, open_cursor: OpenCursor, newest: catalog.Newest) -> None:
         self._open = open_cursor
-        self._held: dict[str, TableIndex] = {}
+        self._newest = newest
+        self._held: dict[tuple[str, str], TableIndex] = {}  # by database, which may be an attached one, and name
         self._lock = threading.RLock()
 
-    def build(self, name: str, source: str, model_name: str, column: str) -> TableIndex:
+    def build(self, name: str, source: str, model_name: str, column: str, place: str) -> TableIndex:
         """Read a table in one transaction, hold its codes, and save them beside a database that is a file."""
-        path = self._file(name)
-        cursor = self._open()
+        cursor = self._open(place)
         try:
             cursor.begin()
+            [(database,)] = catalog.run(cursor, "SELECT current_database()").fetchall()
+            path = self._file(name, database, writing=True)
             model, _ = catalog.newest_model(cursor, model_name)
             if model.codec is None:
                 raise CapabilityError(f"an index holds codes, but the model {model.spec!r} ends in no codec")
             [(since,)] = catalog.run(cursor, "SELECT txid_current()").fetchall()
             sql = f"SELECT rowid AS row, {quoted(column)} AS v FROM {quoted_table(source)}"
+            columns = catalog.run(cursor, f"FROM {quoted_table(source)} LIMIT 0").description
+            if "rowid" in {str(described[0]).lower() for described in columns}:
+                raise InputError(
+                    f"vec_index: {source} has a column called rowid, which hides the numbers of its rows that an index "
+                    "needs: give the column another name"
+                )
             cells = CellModel(model) if has_cells(model) else None
             rows, codes, marks, places = [], [], [], []
             size = 0
@@ -125,28 +135,32 @@ class Indexes:
                     if cell is not None:
                         places.append(cell)
                     size += packed.nbytes
-                    self._refuse_too_much(name, size)
+                    self._refuse_too_much((database, name), size)
             cursor.commit()
         finally:
             cursor.close()
         found = TableIndex(Index.of(model, rows, codes, marks, places), source, column, int(since))
         if path is not None:
             found.index.save(path, {"source": source, "column": column})
-        self._hold(name, found)
+        self._hold((database, name), found)
         return found
 
-    def drop(self, name: str) -> bool:
+    def drop(self, name: str, database: str) -> bool:
         """Forget an index, in memory and beside the database; return whether there was one."""
-        path = self._file(name)
+        path = self._file(name, database)
+        if path is not None and path.exists() and self._file(name, database, writing=True) is None:
+            raise EngineError(
+                f"index {name!r} is not dropped: database {database} is read-only here, and so is its file {path}"
+            )
         with self._lock:
-            there = self._held.pop(name, None) is not None
+            there = self._held.pop((database, name), None) is not None
         if path is not None and path.exists():
             path.unlink()
             there = True
         return there
 
-    def get(self, name: str) -> TableIndex:
-        """Return an index, mapping its file where it is not in memory yet.
+    def get(self, name: str, database: str) -> TableIndex:
+        """Return an index of a database, mapping its file where it is not in memory yet.
 
         Raises
         ------
@@ -154,14 +168,14 @@ class Indexes:
             There is none of that name.
         """
         with self._lock:
-            found = self._held.get(name)
+            found = self._held.get((database, name))
             if found is not None:
                 return found
-            path = self._file(name)
+            path = self._file(name, database)
             if path is None or not path.exists():
-                names = ", ".join(sorted(self._held)) or "none"
+                names = ", ".join(sorted(other for where, other in self._held if where == database)) or "none"
                 raise ModelNotFoundError(
-                    f"no index is named {name!r} (in memory: {names}); "
+                    f"no index of database {database} is named {name!r} (in memory: {names}); "
                     f"make it with SELECT vec_index('{name}', 'table', 'model', emb := 'column')"
                 )
             index, about = Index.load(path)
@@ -169,49 +183,47 @@ class Indexes:
                 found = TableIndex(index, str(about["source"]), str(about["column"]), -1)
             except KeyError as error:
                 raise ModelFormatError(f"{path}: not a readable index ({error!r})") from error
-            self._refuse_too_much(name, index.nbytes)
-            self._held[name] = found
+            self._refuse_too_much((database, name), index.nbytes)
+            self._held[database, name] = found
             return found
 
-    def all(self) -> dict[str, TableIndex]:
-        """Return the indexes in memory by name."""
+    def all(self) -> dict[tuple[str, str], TableIndex]:
+        """Return the indexes in memory by database and name."""
         with self._lock:
             return dict(sorted(self._held.items()))
 
-    def check_model(self, name: str, model_name: str) -> None:
+    def check_model(self, name: str, found: TableIndex, model_name: str, transaction: int, place: str) -> None:
         """Refuse where an index was made with another model than the newest of a name."""
-        newest, _ = catalog.committed_model(self._open, model_name)
-        found = self.get(name)
+        newest, _ = self._newest(model_name, transaction, place)
         if newest.hash != found.index.model.hash:
             raise EngineError(f"index {name!r} was made with another model than {model_name!r} is now; {again(found)}")
 
-    def _hold(self, name: str, found: TableIndex) -> None:
+    def _hold(self, key: tuple[str, str], found: TableIndex) -> None:
         with self._lock:
-            self._held.pop(name, None)
-            self._refuse_too_much(name, found.index.nbytes)
-            self._held[name] = found
+            self._held.pop(key, None)
+            self._refuse_too_much(key, found.index.nbytes)
+            self._held[key] = found
 
-    def _refuse_too_much(self, name: str, size: int) -> None:
-        limit = int(os.environ.get("VECPIPE_INDEX_BYTES", 8 << 30))
-        others = sum(held.index.nbytes for other, held in self._held.items() if other != name)
+    def _refuse_too_much(self, key: tuple[str, str], size: int) -> None:
+        limit = INDEXES.read()
+        others = sum(held.index.nbytes for other, held in self._held.items() if other != key)
         if size + others > limit:
             raise EngineError(
-                f"index {name!r}: {(size + others) / 1e6:,.0f} MB of indexes would be held, more than "
+                f"index {key[1]!r}: {(size + others) / 1e6:,.0f} MB of indexes would be held, more than "
                 f"{limit / 1e6:,.0f} MB; take a model with shorter codes, drop one with vec_index_drop(name), or set "
                 "VECPIPE_INDEX_BYTES to more"
             )
 
-    def _file(self, name: str) -> Path | None:
-        """Return where an index is saved; None for a database in memory or one that cannot be written."""
+    def _file(self, name: str, database: str, *, writing: bool = False) -> Path | None:
+        """Return where an index is saved; None for a database in memory, or where a read-only one is to be written."""
         if not _NAME.fullmatch(name):
             raise InputError(f"index name {name!r}: expected letters, digits, - and _, at most 100")
-        cursor = self._open()
+        cursor = self._open("")
         try:
-            sql = "SELECT path, readonly FROM duckdb_databases() WHERE database_name = current_database()"
-            rows = catalog.run(cursor, sql).fetchall()
+            rows = catalog.run(cursor, _PATH, [database]).fetchall()
         finally:
             cursor.close()
-        if not rows or not rows[0][0]:
+        if not rows or not rows[0][0] or (writing and rows[0][1]):
             return None
         return Path(f"{rows[0][0]}.{name}.vecindex")
 

@@ -16,11 +16,10 @@ from vecpipe.advise import advise
 from vecpipe.engines.duckdb import catalog, handles
 from vecpipe.engines.duckdb.functions import Scalar
 from vecpipe.engines.duckdb.identifiers import by_name, quoted
-from vecpipe.errors import InputError, SpecError
+from vecpipe.engines.duckdb.places import OpenCursor, refuse_temporary
+from vecpipe.errors import EngineError, InputError, SpecError
 from vecpipe.fitting import fit
 from vecpipe.scoring import metric_named
-
-OpenCursor = Callable[[], duckdb.DuckDBPyConnection]
 
 _FITTED = pa.struct(
     [
@@ -51,23 +50,19 @@ _ADVISE_RETURNS = (
 
 def procedures(open_cursor: OpenCursor, newest: catalog.Newest) -> Iterator[Scalar]:
     """Yield the functions for a database that cursors can be opened on."""
-    yield Scalar("_vec_prepare", "model, q, metric, transaction", "VARCHAR", "Behind vec_query.", _query(newest))
-    yield Scalar("_vec_version", "model, transaction", "BIGINT", "Behind vec_search.", _version(newest))
+    yield Scalar("_vec_prepare", "model, q, metric, transaction, place", "VARCHAR", "Behind vec_query.", _query(newest))
+    yield Scalar("_vec_version", "model, transaction, place", "BIGINT", "Behind vec_search.", _version(newest))
     yield Scalar(
-        "vec_fit_query",
-        "name, spec, sql [, queries_sql]",
+        "_vec_fit_query",
+        "name, spec, sql, queries, place",
         _FIT_RETURNS,
-        "Fit a spec from what a query returns (a column called weight weighs the rows) and store the model; "
-        "queries_sql returns a sample of queries, for steps that are fitted to them too. It "
-        "runs in a transaction of its own and commits: it reads committed rows only, and a transaction that is open "
-        "neither sees the model nor rolls it back. INSERT INTO vecpipe.models ... SELECT vec_fit(...) takes part in "
-        "the transaction.",
+        "Behind vec_fit_query.",
         _fit(open_cursor),
         volatile=True,
     )
     yield Scalar(
         "_vec_advise",
-        "source, vectors, recall, bytes, metric",
+        "source, vectors, recall, bytes, metric, place, temporary",
         _ADVISE_RETURNS,
         "Behind vec_advise.",
         _advise(open_cursor),
@@ -76,15 +71,15 @@ def procedures(open_cursor: OpenCursor, newest: catalog.Newest) -> Iterator[Scal
 
 
 def _query(newest: catalog.Newest) -> Callable[..., Any]:
-    def query(model: Any, q: Any, metric: Any, transaction: Any) -> Any:
+    def query(model: Any, q: Any, metric: Any, transaction: Any, place: Any) -> Any:
         rows = handles.query_rows(q, "vec_query: q")
         prepared: list[str | None] = []
-        asked = zip(model.to_pylist(), metric.to_pylist(), transaction.to_pylist(), strict=True)
-        for at, (name, wanted, number) in enumerate(asked):
+        asked = zip(*(column.to_pylist() for column in (model, metric, transaction, place)), strict=True)
+        for at, (name, wanted, number, where) in enumerate(asked):
             if rows.valid is not None and not rows.valid[at]:
                 prepared.append(None)
                 continue
-            found = None if name is None else newest(str(name), number)[0]
+            found = None if name is None else newest(str(name), number, where)[0]
             prepared.append(handles.keep_query(found, rows.values[at : at + 1], metric_named(wanted)))
         return pa.array(prepared, pa.string())
 
@@ -92,28 +87,24 @@ def _query(newest: catalog.Newest) -> Callable[..., Any]:
 
 
 def _version(newest: catalog.Newest) -> Callable[..., Any]:
-    def version(model: Any, transaction: Any) -> Any:
-        asked = zip(model.to_pylist(), transaction.to_pylist(), strict=True)
-        return pa.array([None if name is None else newest(name, number)[1] for name, number in asked], pa.int64())
+    def version(model: Any, transaction: Any, place: Any) -> Any:
+        asked = zip(model.to_pylist(), transaction.to_pylist(), place.to_pylist(), strict=True)
+        return pa.array([None if one[0] is None else newest(*one)[1] for one in asked], pa.int64())
 
     return version
 
 
 def _fit(open_cursor: OpenCursor) -> Callable[..., Any]:
     def fit_query(*columns: Any) -> Any:
-        if len(columns) not in (3, 4):
-            raise SpecError(
-                f"vec_fit_query takes (name, spec, sql), got {len(columns)} arguments; a fourth is the SQL of queries"
-            )
         results = []
-        asked = columns[3].to_pylist() if len(columns) == 4 else [None] * len(columns[0])
-        for name, spec, sql, queries in zip(*(column.to_pylist() for column in columns[:3]), asked, strict=True):
+        for name, spec, sql, queries, place in zip(*(c.to_pylist() for c in columns), strict=True):
             if name is None or spec is None or sql is None:
                 raise InputError("vec_fit_query: name, spec and sql must not be NULL")
-            cursor = open_cursor()
+            for text in (sql,) if queries is None else (sql, queries):
+                _check_one_select(text)
+            cursor = open_cursor(place)
             try:
-                relation = catalog.run(cursor, f"SELECT column_name FROM (DESCRIBE {sql})").fetchall()
-                weight = "weight" if ("weight",) in relation else None
+                weight = "weight" if "weight" in _columns(cursor, sql) else None
                 model = fit(cursor, sql, spec, weight=weight, queries=queries)
                 version = catalog.save_model(cursor, name, model)
             finally:
@@ -132,23 +123,50 @@ def _fit(open_cursor: OpenCursor) -> Callable[..., Any]:
     return fit_query
 
 
-def _advise(open_cursor: OpenCursor) -> Callable[..., Any]:
-    def advised(source: Any, vectors: Any, recall: Any, size: Any, metric: Any) -> Any:
-        given = (source, vectors, recall, size, metric)
-        return pa.array(
-            [one(*values) for values in zip(*(c.to_pylist() for c in given), strict=True)], pa.list_(_TRIED)
-        )
+def _number(value: Any, name: str) -> float | None:
+    try:
+        return None if value is None else float(value)
+    except (TypeError, ValueError):
+        raise SpecError(f"vec_advise: {name} is {value!r}; expected a number") from None
 
-    def one(source: Any, vectors: Any, recall: Any, size: Any, metric: Any) -> Sequence[dict[str, Any]]:
+
+def _check_one_select(sql: str) -> None:
+    """Refuse a text that is more than a query, which DuckDB would run statement by statement."""
+    try:
+        found = duckdb.extract_statements(sql)
+    except duckdb.Error as error:
+        raise InputError(f"vec_fit_query: {error}\nin: {sql}") from error
+    kinds = [statement.type.name for statement in found]
+    if kinds != ["SELECT"]:
+        raise InputError(f"vec_fit_query takes the text of one SELECT, got {', '.join(kinds) or 'nothing'} in: {sql}")
+
+
+def _columns(cursor: duckdb.DuckDBPyConnection, sql: str) -> list[str]:
+    try:
+        return list(cursor.sql(sql).columns)
+    except duckdb.Error as error:
+        raise EngineError(f"{error}\nin: {sql}") from error
+
+
+def _advise(open_cursor: OpenCursor) -> Callable[..., Any]:
+    def advised(*columns: Any) -> Any:
+        given = zip(*(column.to_pylist() for column in columns), strict=True)
+        return pa.array([one(*values) for values in given], pa.list_(_TRIED))
+
+    def one(
+        source: Any, vectors: Any, recall: Any, size: Any, metric: Any, place: str, temporary: Sequence[str] | None
+    ) -> Sequence[dict[str, Any]]:
         if source is None or vectors is None:
             raise InputError("vec_advise: the table and its column of vectors must not be NULL")
-        cursor = open_cursor()
+        sql = f"SELECT {quoted(str(vectors))} FROM {by_name(str(source))}"
+        refuse_temporary(str(source), temporary, "vec_advise")
+        cursor = open_cursor(place)
         try:
             advice = advise(
                 cursor,
-                f"SELECT {quoted(str(vectors))} FROM {by_name(str(source))}",
-                recall=None if recall is None else float(recall),
-                bytes_per_vector=None if size is None else int(size),
+                sql,
+                recall=_number(recall, "target"),
+                bytes_per_vector=None if size is None else int(_number(size, "budget") or 0),
                 metric=metric_named(metric),
             )
         finally:

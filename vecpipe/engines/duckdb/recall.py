@@ -17,12 +17,11 @@ from vecpipe.arrays import Float32, to_rows
 from vecpipe.engines.duckdb import catalog
 from vecpipe.engines.duckdb.functions import Scalar
 from vecpipe.engines.duckdb.identifiers import by_name, quoted
+from vecpipe.engines.duckdb.places import OpenCursor, refuse_temporary
 from vecpipe.errors import EngineError, InputError, SpecError
 from vecpipe.metrics.audit import ExactBest
 from vecpipe.metrics.interval import wilson
 from vecpipe.scoring import metric_named
-
-OpenCursor = Callable[[], duckdb.DuckDBPyConnection]
 
 _ROWS = 16_384
 _AUDIT = pa.struct(
@@ -44,7 +43,7 @@ def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
     """Yield the function for a database that cursors can be opened on."""
     yield Scalar(
         "_vec_recall",
-        "source, queries, vectors, q, sample, settings",
+        "source, queries, vectors, q, sample, settings, place, temporary",
         _RETURNS,
         "Behind vec_recall.",
         _recall(open_cursor),
@@ -53,13 +52,14 @@ def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
 
 
 def _recall(open_cursor: OpenCursor) -> Callable[..., Any]:
-    def recall(source: Any, queries: Any, vectors: Any, q: Any, sample: Any, settings: Any) -> Any:
+    def recall(*columns: Any) -> Any:
         audits = []
-        columns = (source, queries, vectors, q, sample, settings)
-        for values in zip(*(column.to_pylist() for column in columns), strict=True):
+        for *values, place, temporary in zip(*(column.to_pylist() for column in columns), strict=True):
             if any(value is None for value in values[:5]):
                 raise InputError("vec_recall: source, queries, vectors, q and sample must not be NULL")
-            cursor = open_cursor()
+            for table in values[:2]:
+                refuse_temporary(table, temporary, "vec_recall")
+            cursor = open_cursor(place)
             try:
                 audits.append(_audit(cursor, *values))
             finally:

@@ -16,7 +16,7 @@ from vecpipe.engines.lancedb.marks import Mark, mark_of, marked
 from vecpipe.engines.lancedb.snapshots import Snapshot
 from vecpipe.errors import InputError
 from vecpipe.pipeline import Model
-from vecpipe.scoring import METRICS, Metric
+from vecpipe.scoring import Metric, metric_named
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def check(ask: Ask) -> None:
 
     Raises
     ------
-    InputError
+    InputError, SpecError
         The message names the parameter.
     """
     for name, value in (("k", ask.k), ("oversample", ask.oversample)):
@@ -52,8 +52,7 @@ def check(ask: Ask) -> None:
             raise InputError(f"{name} is {value}; expected at least 1")
     if ask.shortlist < 0:
         raise InputError(f"shortlist is {ask.shortlist}; expected 0 (chosen) or more")
-    if ask.metric not in METRICS:
-        raise InputError(f"metric is {ask.metric!r}; expected one of {', '.join(METRICS)}")
+    metric_named(ask.metric)
     if ask.reranker is not None and ask.text is None:
         raise InputError("a reranker brings two lists together: pass text= too, or rerank= for exact scores")
 

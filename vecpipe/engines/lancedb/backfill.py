@@ -7,7 +7,6 @@ compaction the fragments concerned are computed again and the commit is tried on
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator
@@ -30,7 +29,7 @@ from vecpipe.errors import EngineError, InputError, VecpipeError
 from vecpipe.etl.tables import BLOCK_ROWS
 from vecpipe.fitting import Progress
 from vecpipe.kernels import one_blas_thread
-from vecpipe.ordered import in_order
+from vecpipe.ordered import in_order, thread_count
 from vecpipe.pipeline import Model
 from vecpipe.version import __version__
 
@@ -256,7 +255,7 @@ def _compute(dataset: Any, pending: list[Piece], work: Checkpoint, plan: Plan, b
     done = before + have
     if plan.progress is not None:
         plan.progress(done, total)
-    workers = plan.threads or min(os.cpu_count() or 1, 8)
+    workers = thread_count(plan.threads)
     with one_blas_thread(), ThreadPoolExecutor(workers, "vecpipe-backfill") as pool:
         live = 0
         draft = None

@@ -81,7 +81,7 @@ def add_column(
     part_rows
         Rows of a part: what an interruption costs at most. 65,536, or fewer where they take more than 64 MB.
     threads
-        Threads that compute; as many as there are processors by default.
+        Threads that compute; as many as there are processors by default, at most 8.
     progress
         Called with the rows done and the rows there are.
 

@@ -17,7 +17,7 @@ from lancedb.rerankers import Reranker
 from vecpipe.arrays import Float32, to_rows, to_sets
 from vecpipe.errors import InputError
 from vecpipe.metrics.retrieval import top_places
-from vecpipe.scoring import METRICS, Metric, exact_scores, max_sim
+from vecpipe.scoring import Metric, exact_scores, max_sim, metric_named
 from vecpipe.search.querybank import QueryBank
 
 _RELEVANCE = "_relevance_score"
@@ -74,16 +74,14 @@ class ExactRerank(_ByVectors):
 
     Raises
     ------
-    InputError
+    InputError, SpecError
         Not a vector of finite numbers, or an unknown metric.
     """
 
     def __init__(self, q: Any, column: str, metric: Metric = "cosine", return_score: str = "relevance") -> None:
         super().__init__(column, return_score)
-        if metric not in METRICS:
-            raise InputError(f"metric is {metric!r}; expected one of {', '.join(METRICS)}")
         self.q = to_rows(np.asarray(q)[None], column="q").values
-        self.metric: Metric = metric
+        self.metric = metric_named(metric)
 
     def scores(self, rows: pa.Table) -> Float32:
         """Return exact scores of the raw vectors."""

@@ -8,7 +8,6 @@ fragments that are new or changed.
 from __future__ import annotations
 
 import json
-import os
 import threading
 import weakref
 from collections import OrderedDict
@@ -24,6 +23,7 @@ from vecpipe.metrics.retrieval import top_places
 from vecpipe.pipeline import Model
 from vecpipe.scoring import Metric
 from vecpipe.search.resident import CodeMatrix, Found
+from vecpipe.settings import RESIDENT_CODES
 
 INSTALL = "LanceDB tables need lancedb and pylance: pip install 'vecpipe[lancedb]'"
 _BATCH_ROWS = 8_192
@@ -51,18 +51,15 @@ class _Shelf:
         return found
 
     def put(self, key: tuple[str, str, str], column: _Column) -> None:
+        limit = RESIDENT_CODES.read()
         self._columns[key] = column
         self._columns.move_to_end(key)
-        while len(self._columns) > 1 and sum(kept.matrix.nbytes for kept in self._columns.values()) > _limit():
+        while len(self._columns) > 1 and sum(kept.matrix.nbytes for kept in self._columns.values()) > limit:
             self._columns.popitem(last=False)
 
 
 _SHELF = _Shelf()
 _HANDLES: weakref.WeakKeyDictionary[Any, Snapshot] = weakref.WeakKeyDictionary()
-
-
-def _limit() -> int:
-    return int(os.environ.get("VECPIPE_RESIDENT_BYTES", 2 << 30))
 
 
 class Snapshot:
@@ -112,7 +109,7 @@ class Snapshot:
         return matrix
 
     def _load(self, column: str, model: Model) -> CodeMatrix | None:
-        if self.dataset.count_rows() * model.bytes_per_vector > _limit():
+        if self.dataset.count_rows() * model.bytes_per_vector > RESIDENT_CODES.read():
             return None
         field = self.dataset.lance_schema.field(column).id()
         fragments = self.dataset.get_fragments()
@@ -258,10 +255,3 @@ def _pinned(to_lance: Any, table: Any) -> Snapshot:
         return Snapshot(to_lance())
     except (ImportError, NotImplementedError) as error:
         raise EngineError(f"{table}: {error}; {INSTALL}") from error
-
-
-def forget() -> None:
-    """Give up all codes that are held in memory."""
-    with _SHELF.lock:
-        _SHELF.__init__()  # type: ignore[misc]
-        _HANDLES.clear()

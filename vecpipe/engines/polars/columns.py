@@ -156,17 +156,6 @@ def vector_series(name: str, values: Float32, valid: Mask | None) -> pl.Series:
     return pl.Series(name, to_vectors(values, valid, fixed=True))
 
 
-def series_rows(series: pl.Series, dim: int | None = None, first_row: int = 0) -> Rows:
-    """Return the vectors of a whole series, as ``to_rows`` does.
-
-    Raises
-    ------
-    InputError
-        See ``to_rows``.
-    """
-    return to_rows(series, column=series.name, dim=dim, first_row=first_row)
-
-
 def _label(series: pl.Series) -> str:
     """Return what errors call a column. Rows are counted in what Polars hands over, which may be a part of it."""
     return f"{series.name} (batch of {len(series):,} rows)"

@@ -59,7 +59,7 @@ class VecFrame(Generic[Frame]):
         on_invalid
             What a ragged, NaN or infinite row does: ``"error"`` stops, ``"null"`` leaves it out and counts it.
         threads
-            Threads that compute; as many as there are processors by default.
+            Threads that compute; as many as there are processors by default, at most 8.
         """
         name = _vectors(self._frame, column)
         wanted = [name] if weight is None else [name, weight]
