@@ -11,6 +11,7 @@ from conftest import anisotropic, fixed, table_of
 
 from vecpipe.advise import advise
 from vecpipe.errors import FitError, InputError
+from vecpipe.scoring import Metric
 
 
 @pytest.fixture(scope="module", name="rows")
@@ -106,3 +107,18 @@ def test_the_command_names_the_spec_to_use(tmp_path, rows: np.ndarray) -> None:
         assert "--table or --query" in misused.output
     wrong = CliRunner().invoke(main, ["advise", str(tmp_path / "rows.parquet"), "--target", json.dumps("much")])
     assert wrong.exit_code == 2
+
+
+def test_advice_on_distances_far_from_the_origin_is_as_good_as_near_it(rows: np.ndarray) -> None:
+    near, far = advise(table_of(rows), metric="l2"), advise(table_of(rows + np.float32(1000)), metric="l2")
+    assert near.spec == far.spec
+    recalls = {tried.name: tried.recall10 for tried in near.tried}
+    for tried in far.tried:
+        assert tried.recall10 == pytest.approx(recalls[tried.name], abs=0.06)
+
+
+@pytest.mark.parametrize(("metric", "size"), [("ip", 1e20), ("ip", 1e-25), ("l2", 1e38)])
+def test_vectors_whose_scores_are_beyond_float32_are_refused(metric: Metric, size: float, rows: np.ndarray) -> None:
+    scaled = np.clip(rows * np.float64(size), -3e38, 3e38).astype(np.float32)
+    with pytest.raises(FitError, match="beyond the range of float32: scale the vectors first, or use cosine"):
+        advise(table_of(scaled), metric=metric)

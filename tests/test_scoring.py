@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
 import pytest
 
 from vecpipe.advise import advise
+from vecpipe.arrays import Float32, Float64
 from vecpipe.diverse import farthest_points
 from vecpipe.engines.lancedb import asks
 from vecpipe.engines.lancedb.rerankers import ExactRerank
 from vecpipe.errors import SpecError
+from vecpipe.pipeline import fit_sketch
 from vecpipe.scoring import METRICS, Metric, exact_scores, metric_named
 from vecpipe.search import ivf
 from vecpipe.search.querybank import QueryBank
+from vecpipe.sketch import Sketch
 
 ROWS = np.ones((4, 2), np.float32)
 TAKE_A_METRIC = {
@@ -81,3 +86,66 @@ def test_cosine_has_no_answer_where_a_vector_is_zero_and_is_zero_where_they_are_
 def test_equal_vectors_are_no_distance_apart() -> None:
     X = np.random.default_rng(2).standard_normal((50, 384), dtype=np.float32) * np.float32(1000)
     assert exact_scores(X[9:10], X, "l2")[0, 9] == 0
+
+
+def in_float64(Q: Float32, X: Float32, metric: Metric) -> Float64:
+    q, x = Q.astype(np.float64), X.astype(np.float64)
+    if metric == "l2":
+        return -np.sqrt(((q[:, None] - x) ** 2).sum(axis=2))
+    return (q / np.linalg.norm(q, axis=1)[:, None]) @ (x / np.linalg.norm(x, axis=1)[:, None]).T
+
+
+@pytest.mark.parametrize("mean", [0.0, 30.0, 1000.0])
+@pytest.mark.parametrize("apart", [0.0, 5000.0])
+def test_distances_of_many_queries_are_those_of_float64_wherever_the_vectors_lie(mean: float, apart: float) -> None:
+    rng = np.random.default_rng(4)
+    X = rng.standard_normal((400, 24)) + mean
+    X[200:] += apart
+    X[7] = X[3] + 1e-3
+    X = X.astype(np.float32)
+    Q = X[[3, 5, 50, 399]]
+    found = exact_scores(Q, X, "l2")
+    np.testing.assert_allclose(found, in_float64(Q, X, "l2"), rtol=2e-5)
+    assert (found[np.arange(4), [3, 5, 50, 399]] == 0).all()
+
+
+@pytest.mark.parametrize("size", [1e-40, 1e-25, 1e-12, 1e17, 1e20, 1e37])
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_many_queries_are_scored_whatever_the_lengths(size: float, metric: Metric) -> None:
+    rng = np.random.default_rng(5)
+    X = (rng.standard_normal((60, 16)) * size).astype(np.float32)
+    X[::7] = rng.standard_normal((9, 16), dtype=np.float32)
+    np.testing.assert_allclose(exact_scores(X[1:5], X, metric), in_float64(X[1:5], X, metric), rtol=2e-5, atol=2e-6)
+
+
+def test_products_beyond_the_range_of_float32_are_infinite_and_never_nan() -> None:
+    X = (np.random.default_rng(6).standard_normal((60, 16)) * 1e20).astype(np.float32)
+    found = exact_scores(X[:3], X, "ip")
+    assert not np.isnan(found).any()
+    assert (np.sign(found) == np.sign(X[:3].astype(np.float64) @ X.T.astype(np.float64))).all()
+
+
+def test_zero_vectors_and_lost_queries_have_no_score_among_many() -> None:
+    X = np.random.default_rng(7).standard_normal((9, 4), dtype=np.float32)
+    X[4] = 0
+    Q = X[[1, 4, 5]].copy()
+    Q[2] = np.nan
+    cosines = exact_scores(Q, X, "cosine")
+    assert np.isnan(cosines[1:]).all()
+    assert np.flatnonzero(np.isnan(cosines[0])).tolist() == [4]
+    distances = exact_scores(Q, X, "l2")
+    assert np.isfinite(distances[:2]).all()
+    assert np.isnan(distances[2]).all()
+
+
+@pytest.mark.parametrize("spec", ["int8", "center"])
+def test_a_model_refuses_a_metric_it_does_not_know(spec: str) -> None:
+    X = np.random.default_rng(3).standard_normal((50, 8), dtype=np.float32)
+    sketch = Sketch(8)
+    sketch.update(X)
+    model = fit_sketch(sketch, spec)
+    items = model.encode(X)[0] if model.codec else model.transform(X)[0]
+    with pytest.raises(SpecError, match="metric is 'dot'; expected one of cosine, ip, l2"):
+        model.prepare(X, cast(Metric, "dot"))
+    with pytest.raises(SpecError, match="metric is 'euclidean'"):
+        model.score_codes(items, items, cast(Metric, "euclidean"))

@@ -12,6 +12,7 @@ import numpy as np
 from vecpipe.errors import FitError, InputError, VecpipeError
 from vecpipe.evaluate import Collection, Evaluation, evaluate
 from vecpipe.fitting import sketch_source
+from vecpipe.metrics.audit import wide_scores
 from vecpipe.operators import registry
 from vecpipe.scoring import Metric, metric_named
 from vecpipe.sketch import Sketch
@@ -19,6 +20,8 @@ from vecpipe.sources import open_source, table_query
 
 SAMPLE_ROWS = 20_000
 HELD_OUT = 500
+
+_SMALLEST, _LARGEST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 
 OnSpec = Callable[[str, int, int], None]
 
@@ -77,7 +80,7 @@ def advise(
     Raises
     ------
     InputError, FitError, SpecError
-        A bad row, a bad target, fewer than 100 distinct rows, or another metric.
+        A bad row, a bad target, fewer than 100 distinct rows, scores beyond the range of float32, or another metric.
     """
     if recall is not None and not 0.0 < recall <= 1.0:
         raise InputError(f"recall is {recall}; expected a number above 0, at most 1")
@@ -87,7 +90,10 @@ def advise(
     if query is not None and isinstance(source, duckdb.DuckDBPyConnection):
         query = table_query(source, query, (column,))
     collection, unit = _collection(sketch_source(open_source(source, query), column=column), metric)
-    specs = list(candidates(collection.docs.shape[1], bytes_per_vector, normalise=metric == "cosine" and not unit))
+    _check_truth(collection)
+    # Distances stay as they are when all vectors are moved, and off the origin codes of moved ones keep far more.
+    before = "center | " if metric == "l2" else "normalize | " if metric == "cosine" and not unit else ""
+    specs = list(candidates(collection.docs.shape[1], bytes_per_vector, before=before))
     tried = []
     for number, spec in enumerate(specs):
         if on_spec is not None:
@@ -117,22 +123,34 @@ def _collection(sketch: Sketch, metric: Metric) -> tuple[Collection, bool]:
     return Collection(docs, rows[:held_out], metric), unit
 
 
-def candidates(dim: int, limit: int | None, *, normalise: bool) -> Iterator[str]:
-    """Yield the specs to try for vectors of this width, codes of at most ``limit`` bytes."""
-    prefix = "normalize | " if normalise else ""
+def _check_truth(collection: Collection) -> None:
+    """Refuse vectors whose exact scores float32 does not hold: all of them would tie, and so would those of codes."""
+    for query, places in zip(collection.queries, collection.exact, strict=True):
+        scores = wide_scores(query, collection.docs[places], collection.metric)
+        size = np.abs(scores[scores != 0])
+        if not ((size >= _SMALLEST) & (size <= _LARGEST)).all():
+            peak = float(np.abs(collection.docs).max())
+            raise FitError(
+                f"{collection.metric} scores of these vectors (largest entry {peak:.3g}) are beyond the range of "
+                "float32: scale the vectors first, or use cosine"
+            )
+
+
+def candidates(dim: int, limit: int | None, *, before: str = "") -> Iterator[str]:
+    """Yield the specs to try for vectors of this width, codes of at most ``limit`` bytes, behind the steps before."""
     there = registry()
     sizes = {max(4, round(dim * share)) for share in (1 / 16, 1 / 12, 1 / 8, 1 / 6, 1 / 4, 1 / 3, 1 / 2, 2 / 3)}
     if limit is not None:
         sizes.add(limit)
     for size in sorted(sizes):
         if size <= 4 * dim and (limit is None or size <= limit) and "transform_code" in there:
-            yield f"{prefix}transform_code({size})"
-    yield f"{prefix}rotate | binary"
+            yield f"{before}transform_code({size})"
+    yield f"{before}rotate | binary"
     for name, spec in (("rabitq", "rabitq(2)"), ("rabitq", "rabitq(4)"), ("lvq", "lvq(4)")):
         if name in there:
-            yield f"{prefix}{spec}"
-    yield f"{prefix}int8"
-    yield f"{prefix}float16"
+            yield f"{before}{spec}"
+    yield f"{before}int8"
+    yield f"{before}float16"
 
 
 def _choose(tried: list[Evaluation], recall: float | None, limit: int | None) -> tuple[Evaluation, bool]:

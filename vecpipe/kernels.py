@@ -145,11 +145,24 @@ def wide_squared_norms(X: Float32) -> tuple[Float64, npt.NDArray[np.int64]]:
     """
     with np.errstate(over="ignore", under="ignore"):
         squares = np.einsum("ij,ij->i", X, X).astype(np.float64)
-    far = np.flatnonzero(~((squares > 1e-25) & (squares < 1e30)))
+    far = beyond_float32(squares)
     if far.size:
         wide = X[far].astype(np.float64)
         squares[far] = np.einsum("ij,ij->i", wide, wide)
     return squares, far
+
+
+def beyond_float32(squares: Float64) -> npt.NDArray[np.int64]:
+    """Return the places of squared norms that float32, where it summed them up, may have lost to its range."""
+    return np.flatnonzero(~((squares > 1e-25) & (squares < 1e30)))
+
+
+def unit_rows(X: Float32) -> tuple[Float32, Float64]:
+    """Return the rows divided by their lengths, whatever these are, and the lengths ``(n,)``; zero rows stay zero."""
+    wide = X.astype(np.float64)
+    lengths = np.sqrt(np.einsum("ij,ij->i", wide, wide))
+    wide /= np.where(lengths > 0, lengths, 1.0)[:, None]
+    return wide.astype(np.float32), lengths
 
 
 def row_products(A: npt.NDArray[Any], B: npt.NDArray[Any]) -> Float64:

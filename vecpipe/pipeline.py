@@ -22,7 +22,7 @@ from vecpipe.guard import GUARD_ROWS, neighbours_kept, warn_if_whitening_hurts, 
 from vecpipe.moments import Affine
 from vecpipe.operators import Codec, FitData, Operator
 from vecpipe.operators.base import State, check_widths
-from vecpipe.scoring import Coding, Metric, Queries, exact_scores, row_scores
+from vecpipe.scoring import Coding, Metric, Queries, exact_scores, metric_named, row_scores
 from vecpipe.sketch import Sketch
 from vecpipe.spec import format_spec, parse
 from vecpipe.version import __version__
@@ -229,7 +229,10 @@ class Model:
         ------
         InputError
             Wrong width.
+        SpecError
+            There is no such metric.
         """
+        metric = metric_named(metric)
         moved, valid = self._run(self._query_chain, Q, None, queries=True)
         if valid is not None:
             moved = np.where(valid[:, None], moved, np.float32(np.nan))
@@ -286,7 +289,10 @@ class Model:
         ------
         InputError
             Codes of another length than this model writes, or columns of different lengths.
+        SpecError
+            There is no such metric.
         """
+        metric = metric_named(metric)
         if len(a) != len(b):
             raise InputError(f"cannot score {len(a)} codes with {len(b)}: expected one for one")
         if self.coding is None:

@@ -17,13 +17,14 @@ import numpy.typing as npt
 
 from vecpipe import kernels
 from vecpipe.arrays import Bytes, Float32, Float64, Mask
+from vecpipe.code_lengths import CLOSE, CodeLengths
 from vecpipe.errors import SpecError
 from vecpipe.moments import Affine
 from vecpipe.operators import Codec, Operator
 
 Metric = Literal["cosine", "ip", "l2"]
-_HELD = (1e-25, 1e30)
 METRICS: tuple[Metric, ...] = ("cosine", "ip", "l2")
+_LEAST_SQUARE, _MOST_SQUARE = 1e-25, 1e30
 
 
 def metric_named(name: Any, among: Sequence[Metric] = METRICS) -> Metric:
@@ -54,18 +55,24 @@ class Queries:
     moved : (m, k) float32
         The queries in the space that scores speak of; NaN rows where a query has no direction there.
     prepared
-        What the codec made of them.
+        What the codec made of them; for cosine and l2 of their directions, so that products stay in range.
     offset : (m,) float32
         What every product gains because the codes are moved.
-    divided : bool
-        Whether the prepared queries have been divided by their lengths.
+    final : bool
+        Whether these products are the scores.
+    lengths : (m,) float64
+        For l2: their lengths in the space of the codes.
+    beside : (m,) float64
+        For l2: their squared distances from the subspace that codes lie in.
     """
 
     moved: Float32
     prepared: Any
     offset: Float32
     metric: Metric
-    divided: bool = False
+    final: bool = False
+    lengths: Float64 | None = None
+    beside: Float64 | None = None
 
     # Worked out once: a scan scores thousands of batches, and every call holds the interpreter's lock.
 
@@ -79,11 +86,6 @@ class Queries:
         """Which queries have no direction; None without one."""
         lost: Mask = np.asarray(np.isnan(self.moved).any(axis=1))
         return lost if lost.any() else None
-
-    @cached_property
-    def lengths(self) -> Float32:
-        """The ``(m, 1)`` squared lengths."""
-        return kernels.squared_norms(self.moved)[:, None]
 
 
 class Coding:
@@ -113,7 +115,8 @@ class Coding:
             centre = np.zeros((1, self._turn.offset.shape[0]), dtype=np.float32)
             for step in reversed(steps[start:]):
                 centre = step.invert(centre)
-            self._centre = centre
+            self._centre = centre if centre.any() else None
+        self._lengths = CodeLengths(codec, self._turn, self._centre)
         self._unit_rows = False
         for step in self.before:
             self._unit_rows = step.makes_unit_length or (self._unit_rows and step.keeps_unit_length)
@@ -121,16 +124,21 @@ class Coding:
     def prepare(self, moved: Float32, metric: Metric) -> Queries:
         """Prepare queries ``(m, k)`` that have come through the steps before; NaN rows have no direction."""
         ready = np.nan_to_num(moved)
-        divided = metric == "cosine" and self._unit_rows
-        if divided:  # products are cosines then, without another pass over each batch
-            lengths = np.sqrt(kernels.squared_norms(ready))[:, None]
-            ready = np.divide(ready, lengths, out=np.zeros_like(ready), where=lengths > 0)
-            moved = np.where(lengths > 0, moved, np.float32(np.nan))
         offset = np.zeros(len(moved), dtype=np.float32)
-        if self._turn is not None and self._centre is not None:
+        if metric == "l2":  # the steps behind turn and move queries and codes alike
+            placed = self.place(ready)
+            units, lengths = kernels.unit_rows(placed)
+            return Queries(
+                moved, self.codec.prepare(units), offset, metric, False, lengths, self._beside(ready, placed)
+            )
+        if metric == "cosine":
+            ready, lengths = kernels.unit_rows(ready)
+            moved = np.where(lengths[:, None] > 0, moved, np.float32(np.nan))
+        if self._centre is not None:
             offset = (ready.astype(np.float64) @ self._centre[0].astype(np.float64)).astype(np.float32)
+        if self._turn is not None:
             ready = self._turned(ready)
-        return Queries(moved, self.codec.prepare(ready), offset, metric, divided)
+        return Queries(moved, self.codec.prepare(ready), offset, metric, metric == "ip" or self._unit_rows)
 
     def _turned(self, X: Float32) -> Float32:
         assert self._turn is not None
@@ -138,20 +146,21 @@ class Coding:
 
     def place(self, moved: Float32) -> Float32:
         """Return where vectors ``(m, k)`` of the space that scores speak of lie among the decoded codes."""
-        return moved if self._turn is None else kernels.affine(moved, self._turn.matrix, self._turn.offset)
+        if self._turn is None:
+            return moved
+        return kernels.affine(moved, self._turn.matrix, self._turn.offset, stable=True)
 
-    @cached_property
-    def _centre_prepared(self) -> Any:
-        assert self._centre is not None
-        return self.codec.prepare(self._turned(self._centre))
+    def _beside(self, moved: Float32, placed: Float32) -> Float64:
+        """Return squared distances ``(m,)`` of queries from the subspace that the steps behind keep."""
+        if moved.shape[1] == placed.shape[1]:
+            return np.zeros(len(moved))
+        centred = moved.astype(np.float64) - (0.0 if self._centre is None else self._centre)
+        kept = placed.astype(np.float64)
+        return np.asarray(np.maximum((centred * centred).sum(axis=1) - (kept * kept).sum(axis=1), 0.0))
 
-    def squared_norms(self, codes: Bytes) -> Float32:
-        """Return ``(n,)`` squared lengths of the decoded vectors in the space that scores speak of."""
-        norms = self.codec.squared_norms(codes)
-        if self._centre is not None and self._centre.any():
-            shift = self.codec.score(self._centre_prepared, codes)[0]
-            norms = norms + 2 * shift + kernels.squared_norms(self._centre)
-        return np.asarray(np.maximum(norms, np.float32(0)))
+    def squared_norms(self, codes: Bytes) -> Float64:
+        """Return ``(n,)`` squared lengths of the vectors that codes stand for in the space that scores speak of."""
+        return self._lengths.squares(codes)
 
     def score(self, queries: Queries, codes: Bytes) -> Float32:
         """Return ``(m, n) float32`` scores of ``(n, B) uint8`` codes."""
@@ -160,36 +169,36 @@ class Coding:
             products += queries.offset[:, None]
         if queries.lost is not None:
             products[queries.lost] = np.nan
-        if queries.metric == "ip" or queries.divided:
+        if queries.final:
             return products
-        lengths = queries.lengths
-        norms = self.squared_norms(codes)
+        norms = self.codec.wide_squared_norms(codes)
         if queries.metric == "l2":
-            return _minus_distance(lengths, products, norms)
-        norms = np.where(norms > self.codec.noise, norms, np.float32(0))
-        return _over(products, np.sqrt(lengths) * np.sqrt(norms))
+            assert queries.lengths is not None
+            assert queries.beside is not None
+            return _minus_distance(products, queries.lengths, queries.beside, norms)
+        squares = self._lengths.divisors(
+            norms, codes, None if self._centre is None else self._lengths.along_centre(codes)
+        )
+        squares[squares == 0] = np.nan
+        products *= (1.0 / np.sqrt(squares)).astype(np.float32)
+        return products if self._centre is None else np.clip(products, -1.0, 1.0, out=products)
 
     def score_pairs(self, a: Bytes, b: Bytes, metric: Metric) -> Float32:
         """Return ``(n,) float32`` scores of the vectors that codes ``(n, B)`` of two columns stand for, row by row."""
         if metric == "l2":  # the steps behind turn and move both sides alike
             return np.asarray(-self.codec.pair_distances(a, b), dtype=np.float32)
         products, left, right = self.codec.pair_products(a, b)
-        if self._centre is not None and self._centre.any():
-            on_left, on_right = (self.codec.score(self._centre_prepared, codes)[0] for codes in (a, b))
-            centre = float(kernels.row_products(self._centre, self._centre)[0])
-            products = products + on_left + on_right + centre
-            left, right = left + 2 * on_left + centre, right + 2 * on_right + centre
+        on_left, on_right = None, None
+        if self._centre is not None:
+            on_left, on_right = self._lengths.along_centre(a), self._lengths.along_centre(b)
+            products = products + on_left + on_right + self._lengths.centre_square
         if metric == "ip":
             return products.astype(np.float32)
-        return _cosines(products, left, right, self.codec.noise)
-
-
-def _cosines(products: Float64, left: Float64, right: Float64, noise: float) -> Float32:
-    """Return cosines from products and squared lengths, NaN where a length cannot be told from zero."""
-    known = (left > noise) & (right > noise)
-    lengths = np.sqrt(np.maximum(left, 0.0)) * np.sqrt(np.maximum(right, 0.0))
-    cosines = np.divide(products, lengths, out=np.full(len(products), np.nan), where=known)
-    return np.asarray(np.clip(cosines, -1.0, 1.0), dtype=np.float32)
+        lengths = np.sqrt(self._lengths.divisors(left, a, on_left)) * np.sqrt(
+            self._lengths.divisors(right, b, on_right)
+        )
+        cosines = np.divide(products, lengths, out=np.full(len(products), np.nan), where=lengths > 0)
+        return np.asarray(np.clip(cosines, -1.0, 1.0), dtype=np.float32)
 
 
 def row_scores(A: Float32, B: Float32, metric: Metric) -> Float32:
@@ -205,40 +214,83 @@ def row_scores(A: Float32, B: Float32, metric: Metric) -> Float32:
 def exact_scores(Q: Float32, X: Float32, metric: Metric) -> Float32:
     """Return ``(m, n) float32`` scores of float vectors, larger is closer; NaN where cosine has no answer.
 
-    One query is scored row by row in float64; several by a matrix product in float32.
+    One query is scored row by row in float64; several by a matrix product in float32, and where that does not hold
+    the answer (vectors near to each other, lengths beyond its range) row by row too.
     """
     if len(Q) == 1:
         return row_scores(Q, X, metric)[None]
-    with np.errstate(over="ignore", invalid="ignore"):
-        products = kernels.inner_products(Q, X)
-        if metric == "ip":
-            return products
-        lengths, norms = kernels.squared_norms(Q)[:, None], kernels.squared_norms(X)
-        if metric == "l2":
-            scores = _minus_distance(lengths, products, norms)
-        else:
-            scores = _over(products, np.sqrt(lengths) * np.sqrt(norms))
-    for query in np.flatnonzero(~_held(lengths[:, 0])):
-        scores[query] = row_scores(Q[query][None], X, metric)
-    far = np.flatnonzero(~_held(norms))
+    if metric == "l2":
+        return _distances(Q, X)
+    if metric == "ip":
+        with np.errstate(over="ignore", invalid="ignore"):
+            products = kernels.inner_products(Q, X)
+        lost = ~np.isfinite(products)
+        for query in np.flatnonzero(lost.any(axis=1)):
+            products[query, lost[query]] = row_scores(Q[query : query + 1], X[lost[query]], metric)
+        return products
+    squares, far = kernels.wide_squared_norms(X)
+    lengths = np.sqrt(squares)
+    lengths[lengths == 0] = np.nan
     if far.size:
-        for at in range(len(Q)):
-            scores[at, far] = row_scores(Q[at : at + 1], X[far], metric)
+        X = X.copy()
+        X[far], _ = kernels.unit_rows(X[far])
+        lengths[far] /= lengths[far]
+    units, sizes = kernels.unit_rows(Q)
+    units[sizes == 0] = np.nan
+    cosines = kernels.inner_products(units, X)
+    cosines /= lengths.astype(np.float32)
+    return cosines
+
+
+def _distances(Q: Float32, X: Float32) -> Float32:
+    """Return minus the distances ``(m, n)`` of queries from rows.
+
+    A distance that is small beside the vectors' own lengths would be lost in the difference of their squares: both
+    sides are moved to the middle of the queries, and where that does not help, pairs are taken one by one.
+    """
+    known = Q[np.isfinite(Q).all(axis=1)]
+    scale, middle = 1.0, np.zeros(Q.shape[1], np.float32)
+    if known.size and X.size:
+        peak = max(float(np.abs(known).max()), float(X.max()), -float(X.min()))
+        if 0.0 < peak < np.inf and not 1e-10 < peak < 1e13:
+            scale = 2.0 ** -np.frexp(peak)[1]
+        middle = (np.median(known.astype(np.float64), axis=0) * scale).astype(np.float32)
+    near, rows = ((side if scale == 1.0 else (side * scale).astype(np.float32)) - middle for side in (Q, X))
+    with np.errstate(under="ignore"):
+        lengths, norms = kernels.squared_norms(near), kernels.squared_norms(rows)
+        scores = kernels.inner_products(near, rows)
+        scores *= np.float32(-2)
+        scores += lengths[:, None]
+        scores += norms
+        doubtful = np.flatnonzero(
+            scores.min(axis=1, initial=np.inf) <= np.float32(CLOSE) * (lengths + norms.max(initial=0))
+        )
+        close = [np.flatnonzero(scores[query] <= np.float32(CLOSE) * (lengths[query] + norms)) for query in doubtful]
+    np.maximum(scores, 0, out=scores)
+    np.sqrt(scores, out=scores)
+    if scale == 1.0:
+        np.negative(scores, out=scores)
+    else:
+        with np.errstate(over="ignore", under="ignore"):
+            scores = (scores.astype(np.float64) / -scale).astype(np.float32)
+    for query, places in zip(doubtful, close, strict=True):
+        scores[query, places] = row_scores(Q[query : query + 1], X[places], "l2")
     return scores
 
 
-def _held(squares: Float32) -> Mask:
-    """Return which squared lengths float32 holds with all their digits."""
-    return np.asarray((squares > _HELD[0]) & (squares < _HELD[1]))
-
-
-def _minus_distance(lengths: Float32, products: Float32, norms: Float32) -> Float32:
-    return np.asarray(-np.sqrt(np.maximum(lengths - 2 * products + norms, 0)), dtype=np.float32)
-
-
-def _over(products: Float32, lengths: Float32) -> Float32:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(products / np.where(lengths > 0, lengths, np.float32(np.nan)), dtype=np.float32)
+def _minus_distance(products: Float32, lengths: Float64, beside: Float64, norms: Float64) -> Float32:
+    """Return minus the distances ``(m, n)`` from products with directions, lengths and squared norms; overwrites."""
+    squares = lengths * lengths + beside
+    peak = max(float(squares.max(initial=0.0)), float(norms.max(initial=0.0)))
+    if _LEAST_SQUARE < peak < _MOST_SQUARE:
+        products *= (-2.0 * lengths).astype(np.float32)[:, None]
+        products += squares.astype(np.float32)[:, None]
+        products += norms.astype(np.float32)
+        np.maximum(products, 0, out=products)
+        np.sqrt(products, out=products)
+        return np.negative(products, out=products)
+    wide = squares[:, None] - 2.0 * lengths[:, None] * products + norms
+    return np.asarray(-np.sqrt(np.maximum(wide, 0.0)), dtype=np.float32)
 
 
 def max_sim(Q: Float32, X: Float32, offsets: npt.NDArray[np.int64]) -> Float32:

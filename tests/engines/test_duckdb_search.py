@@ -191,11 +191,6 @@ def test_a_zero_vector_whose_code_decodes_to_something_is_not_returned_by_rerank
     assert 600 not in {row for row, _ in found}
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="int8 clips a zero vector that lies outside every fitted range to a corner, which has a direction: "
-    "by code alone it is then found; with rerank, or normalize before int8, it is not",
-)
 def test_a_zero_vector_outside_the_fitted_range_is_not_found_by_code_alone(coded, X):
     far = X + np.float32(5) * np.abs(X).max()
     coded.register("far_data", table_of(far))

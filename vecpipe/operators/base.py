@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 
 from vecpipe import container, kernels
@@ -163,6 +164,9 @@ class Codec(Operator):
         Whether a zero vector has no code.
     lengthless : bool
         Whether codes hold directions without a length, so that steps before cannot be undone from them.
+    knows_lengths : bool
+        Whether ``squared_norms`` gives the lengths of what was encoded: decoded vectors are longer, by an error at
+        right angles, and their products unbiased.
     sign_bits : bool
         Whether codes are bits of which few differ where vectors are close.
     noise : float
@@ -172,6 +176,7 @@ class Codec(Operator):
     family: ClassVar[str] = "quantise"
     direction_only: ClassVar[bool] = False
     lengthless: ClassVar[bool] = False
+    knows_lengths: ClassVar[bool] = False
     sign_bits: ClassVar[bool] = False
 
     @property
@@ -202,6 +207,20 @@ class Codec(Operator):
     def squared_norms(self, codes: Bytes) -> Float32:
         """Return ``(n,)`` squared norms of the decoded vectors."""
         return kernels.squared_norms(self.decode(codes))
+
+    def wide_squared_norms(self, codes: Bytes) -> Float64:
+        """Return ``(n,)`` squared norms of any size: those beyond the range of float32 come from decoded vectors."""
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            squares = self.squared_norms(codes).astype(np.float64)
+        far = kernels.beyond_float32(squares)
+        if far.size:
+            wide = self.decode(codes[far]).astype(np.float64)
+            squares[far] = np.einsum("ij,ij->i", wide, wide)
+        return squares
+
+    def error_shares(self, codes: Bytes) -> Float64:
+        """Return the squared errors of decoded vectors over the squared lengths ``(n,)`` that codes know."""
+        return np.zeros(len(codes))
 
     def pair_products(self, a: Bytes, b: Bytes) -> tuple[Float64, Float64, Float64]:
         """Return inner products, row by row, of the vectors that codes ``(n, B)`` of two columns stand for.

@@ -37,6 +37,8 @@ class _Rotated(Codec):
     ``<q, x'>`` then has the mean ``<q, x>`` over the rotations, and is exact for q = x.
     """
 
+    knows_lengths = True
+
     bits: int
     seed: int
 
@@ -134,16 +136,26 @@ class _Rotated(Codec):
 
     def squared_norms(self, codes: Bytes) -> Float32:
         """Return ``(n,)`` squared norms of the vectors that were encoded, which the code knows: ``(f |g| cos)^2``."""
+        with np.errstate(over="ignore", under="ignore"):
+            return self.wide_squared_norms(codes).astype(np.float32)
+
+    def wide_squared_norms(self, codes: Bytes) -> Float64:
+        """Return ``(n,)`` squared norms of any size."""
         return self._lengths_of(self._grid_squares(codes), codes)
+
+    def error_shares(self, codes: Bytes) -> Float64:
+        """Return ``(1 - cos^2) / cos^2``."""
+        squares = np.maximum(self._tail(codes)[1].astype(np.float64) ** 2, 1e-9)
+        return np.asarray((1.0 - squares) / squares)
 
     def _values_of(self, codes: Bytes) -> Float32:
         """Return the levels as the grid has them, ``(n, d) float32``."""
         return np.asarray(self._body(codes).astype(np.float32) + np.float32(self._shift))
 
-    def _lengths_of(self, squares: Float32 | Float64, codes: Bytes) -> Float32:
+    def _lengths_of(self, squares: Float32 | Float64, codes: Bytes) -> Float64:
         """Return the squared norms that go with the squared lengths of the levels."""
         factor, cosine = self._tail(codes)
-        return np.asarray(squares * (factor * cosine) ** 2, dtype=np.float32)
+        return np.asarray(squares * (factor.astype(np.float64) * cosine) ** 2)
 
     def _grid_squares(self, codes: Bytes) -> Float64:
         """Return ``(n,)`` squared lengths ``|g|^2``: known beforehand where all levels have the same size."""
@@ -186,7 +198,7 @@ class _Rotated(Codec):
         """
         _, cosine = self._tail(codes)
         safe = np.maximum(cosine.astype(np.float64), 1e-9)
-        spread = np.sqrt(np.maximum(1.0 - safe * safe, 0.0)) / safe * np.sqrt(self.squared_norms(codes))
+        spread = np.sqrt(np.maximum(1.0 - safe * safe, 0.0)) / safe * np.sqrt(self.wide_squared_norms(codes))
         allowed = deviations / math.sqrt(max(self.dim - 1, 1))
         return np.asarray(np.outer(prepared[2], spread) * allowed, dtype=np.float32)
 

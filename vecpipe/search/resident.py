@@ -156,7 +156,7 @@ class _Signs:
         bits = min(max(_MIN_BITS, -(-model.output_dim // 64) * 64), _MAX_BITS)
         if bits // 8 >= codes.shape[1]:
             return None
-        total, squares = np.zeros(model.output_dim), np.zeros(len(codes), dtype=np.float32)
+        total, squares = np.zeros(model.output_dim), np.zeros(len(codes))
         for start in range(0, len(codes), _BLOCK):
             block = codes[start : start + _BLOCK]
             squares[start : start + _BLOCK] = coding.squared_norms(block)
