@@ -545,7 +545,7 @@ def _learnt(step: Operator, data: FitData) -> State:
 def _beyond(step: Operator) -> FitError:
     return FitError(
         f"{step.name} cannot be fitted: what it computes of these rows leaves the range of float numbers; "
-        "are vectors or weights extremely large or small? Divide them by a constant"
+        "are they all zero, or vectors or weights extremely large or small? Then divide them by a constant"
     )
 
 

@@ -141,7 +141,7 @@ def test_null_or_nowhere_gives_null(con, call):
         ("vec_query('none', [1])", "no model is named 'none'"),
         ("vec_query(NULL, [1], 'dot')", "metric is 'dot'; expected one of cosine, ip, l2"),
         ("vec_query(NULL, 'text')", "vec_query: q: expected a list or array of numbers"),
-        ("vec_exact([1, 2], 'q1234')", "query handle 'q1234' is not known in this process; call vec_query"),
+        ("vec_exact([1, 2], 'q1234')", "query handle 'q1234' is not known in this process: call vec_query"),
     ],
 )
 def test_errors_name_what_is_wrong_and_the_rule(con, call, message):

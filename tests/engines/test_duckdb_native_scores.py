@@ -294,7 +294,7 @@ import numpy as np, vecpipe
 vecpipe.register(con)
 sql = "SELECT count(*) FROM duckdb_functions() WHERE function_name = '_vec_score'"
 assert con.execute(sql).fetchone() == (1,)
-con.execute("CREATE TABLE docs AS SELECT [i, 1, 2]::FLOAT[3] AS emb FROM range(50) AS t(i)")
+con.execute("CREATE TABLE docs AS SELECT [i, 50 - i, 2]::FLOAT[3] AS emb FROM range(50) AS t(i)")
 vecpipe.save_model(con, "m", vecpipe.fit(con, "SELECT emb FROM docs", "int8"))
 con.execute("CREATE TABLE codes AS SELECT vec_encode('m', emb) AS code FROM docs")
 found = con.execute("SELECT count(vec_score(code, vec_query('m', [1, 2, 3]::FLOAT[3]))) FROM codes").fetchone()
