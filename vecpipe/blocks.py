@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from vecpipe.arrays import Float32, Float64
+from vecpipe import kernels
+from vecpipe.arrays import Float32, Float64, nonfinite_rows
 from vecpipe.errors import InputError
 from vecpipe.kernels import BLOCK_ROWS
 from vecpipe.moments import BlockSums
@@ -18,7 +19,6 @@ from vecpipe.sample import Hashes, row_hashes
 
 _PIECE_BYTES = 1536 << 10
 _BLOCK_BYTES = 64 << 20
-_LEAST_SQUARE = 1e-30  # float32 loses digits of the squares that make up a smaller one, all of them in the end
 
 
 class NotFiniteError(InputError):
@@ -52,7 +52,7 @@ def squared_lengths(X: Float32) -> Float32:
         squares = np.asarray(np.vecdot(X, X), dtype=np.float32)
     beyond = np.flatnonzero(~np.isfinite(squares))
     if beyond.size:
-        bad = beyond[~np.isfinite(X[beyond]).all(axis=1)]
+        bad = beyond[nonfinite_rows(X[beyond])]
         if bad.size:
             raise NotFiniteError(int(bad[0]))
     return squares
@@ -137,10 +137,7 @@ class Block:
     def wide_squares(self) -> Float64:
         """Return the ``(n,)`` squared lengths in float64, which holds them all."""
         squares = self.squares.astype(np.float64)
-        beyond = np.flatnonzero((squares < _LEAST_SQUARE) | np.isinf(squares))
-        if beyond.size:
-            wide = self.rows[beyond].astype(np.float64)
-            squares[beyond] = np.einsum("ij,ij->i", wide, wide)
+        kernels.widen(squares, self.rows)
         return squares
 
     def sums(self) -> BlockSums:

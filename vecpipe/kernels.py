@@ -23,6 +23,9 @@ BLOCK_ROWS = 8_192
 
 _APPLY_ROWS = 1_024
 
+LEAST_SQUARE, MOST_SQUARE = 1e-25, 1e30
+"""Between them float32 holds squared norms, and products of rows, with digits to spare."""
+
 
 @lru_cache(maxsize=1)
 def _blas() -> Any:
@@ -145,16 +148,21 @@ def wide_squared_norms(X: Float32) -> tuple[Float64, npt.NDArray[np.int64]]:
     """
     with np.errstate(over="ignore", under="ignore"):
         squares = np.einsum("ij,ij->i", X, X).astype(np.float64)
+    return squares, widen(squares, X)
+
+
+def widen(squares: Float64, X: Float32) -> npt.NDArray[np.int64]:
+    """Sum squared norms ``(n,)`` of rows again, in place, where float32 may not hold them; return these places."""
     far = beyond_float32(squares)
     if far.size:
         wide = X[far].astype(np.float64)
         squares[far] = np.einsum("ij,ij->i", wide, wide)
-    return squares, far
+    return far
 
 
 def beyond_float32(squares: Float64) -> npt.NDArray[np.int64]:
     """Return the places of squared norms that float32, where it summed them up, may have lost to its range."""
-    return np.flatnonzero(~((squares > 1e-25) & (squares < 1e30)))
+    return np.flatnonzero(~((squares > LEAST_SQUARE) & (squares < MOST_SQUARE)))
 
 
 def unit_rows(X: Float32) -> tuple[Float32, Float64]:

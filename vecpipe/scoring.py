@@ -24,7 +24,6 @@ from vecpipe.operators import Codec, Operator
 
 Metric = Literal["cosine", "ip", "l2"]
 METRICS: tuple[Metric, ...] = ("cosine", "ip", "l2")
-_LEAST_SQUARE, _MOST_SQUARE = 1e-25, 1e30
 
 
 def metric_named(name: Any, among: Sequence[Metric] = METRICS) -> Metric:
@@ -282,7 +281,7 @@ def _minus_distance(products: Float32, lengths: Float64, beside: Float64, norms:
     """Return minus the distances ``(m, n)`` from products with directions, lengths and squared norms; overwrites."""
     squares = lengths * lengths + beside
     peak = max(float(squares.max(initial=0.0)), float(norms.max(initial=0.0)))
-    if _LEAST_SQUARE < peak < _MOST_SQUARE:
+    if kernels.LEAST_SQUARE < peak < kernels.MOST_SQUARE:
         products *= (-2.0 * lengths).astype(np.float32)[:, None]
         products += squares.astype(np.float32)[:, None]
         products += norms.astype(np.float32)

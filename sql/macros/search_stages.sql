@@ -1,5 +1,5 @@
--- Over all rows where near is NULL, else over those of the cells near. The finer codes stand where other searches have
--- ties.
+-- Over all rows where cell is NULL, else over those whose cell is among near. The finer codes stand where other searches
+-- have ties.
 CREATE OR REPLACE MACRO _vec_search_stages(source, q, stages, models, cell, near, k, oversample, metric) AS TABLE
     SELECT COLUMNS('(?s)^_vec_c_(.*)$') AS '\1', _vec_score AS score
     FROM (
@@ -11,7 +11,7 @@ CREATE OR REPLACE MACRO _vec_search_stages(source, q, stages, models, cell, near
                 FROM query(_vec_rows(_vec_table(source), stages[1],
                     coalesce(stages[3], 'vec_search_stages needs three columns in stages := [coarse, finer, vectors]'),
                     stages[2]))
-                WHERE near IS NULL
+                WHERE cell IS NULL
                    OR list_contains(near, COLUMNS(lambda c: lower(c) = lower('_vec_c_' || coalesce(cell, stages[1]))))
                       IS TRUE
                 ORDER BY _vec_coarse DESC NULLS LAST

@@ -31,6 +31,16 @@ def fill(con: duckdb.DuckDBPyConnection, spec: str = "normalize | int8") -> None
     con.execute("SELECT vec_index('near', 'docs', 'm')").fetchall()
 
 
+def fill_codes(con: duckdb.DuckDBPyConnection) -> None:
+    """Fill the table, with columns for every form of a search."""
+    fill(con, SPECS["cells"])
+    vecpipe.save_model(con, "bits", vecpipe.fit(con, "SELECT emb FROM docs", "center | rotate | binary"))
+    con.execute(
+        """CREATE OR REPLACE TABLE docs AS SELECT *, vec_encode('m', emb) AS code, vec_encode('bits', emb) AS bits,
+           vec_cell('m', emb) AS cell FROM docs"""
+    )
+
+
 def search(con: duckdb.DuckDBPyConnection, q: np.ndarray, k: int = 10, probe: int = 24) -> list[int]:
     sql = (
         "SELECT id FROM vec_search('docs', $q, index := 'near', rerank := 'emb', k := $k, oversample := 8, "
@@ -329,10 +339,7 @@ def test_a_lateral_join_through_an_index_refuses_as_a_single_search_does(docs: d
     ],
 )
 def test_every_form_of_a_search_stands_in_a_lateral_join(con: duckdb.DuckDBPyConnection, arguments: str) -> None:
-    fill(con, SPECS["cells"])
-    con.execute(
-        "CREATE OR REPLACE TABLE docs AS SELECT *, vec_encode('m', emb) AS code, vec_cell('m', emb) AS cell FROM docs"
-    )
+    fill_codes(con)
     ask(con, Q)
     norms = np.linalg.norm(X, axis=1)
     best = {at: np.argsort(-(X @ q / norms))[:7].tolist() for at, q in enumerate([*Q, *Q[:3]])}
@@ -359,12 +366,7 @@ def test_every_form_of_a_search_stands_in_a_lateral_join(con: duckdb.DuckDBPyCon
     ],
 )
 def test_a_query_is_never_taken_for_a_column_of_the_table(con: duckdb.DuckDBPyConnection, search: str) -> None:
-    fill(con, SPECS["cells"])
-    vecpipe.save_model(con, "bits", vecpipe.fit(con, "SELECT emb FROM docs", "center | rotate | binary"))
-    con.execute(
-        """CREATE OR REPLACE TABLE docs AS SELECT *, vec_encode('m', emb) AS code, vec_encode('bits', emb) AS bits,
-           vec_cell('m', emb) AS cell FROM docs"""
-    )
+    fill_codes(con)
     con.execute("SELECT vec_index('near', 'docs', 'm')").fetchall()
     con.execute("CREATE TABLE asked AS SELECT id AS at, emb FROM docs WHERE id IN (3, 77, 1234)")
     query = "SELECT asked.at, s.id, s.score FROM asked, LATERAL {} AS s ORDER BY asked.at, s.score DESC, s.id"

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vecpipe.engines.duckdb.identifiers import quoted, quoted_table
+from vecpipe.engines.duckdb.identifiers import name_parts, quoted, quoted_table
 from vecpipe.errors import EngineError, InputError
 from vecpipe.etl.types import file_type
 from vecpipe.sources import ARROW_SUFFIXES, holds_duckdb
@@ -309,8 +309,8 @@ class DuckDBTable:
 
 def split_name(name: str) -> tuple[str, str]:
     """Return schema and table of ``table`` or ``schema.table``."""
-    schema, dot, table = name.rpartition(".")
-    return (schema, table) if dot else ("main", name)
+    *schema, table = name_parts(name) or [name]
+    return ".".join(schema) or "main", table
 
 
 def schema_text(schema: Any) -> list[str]:

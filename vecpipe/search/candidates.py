@@ -30,8 +30,6 @@ _PAIR_CELLS = 196_608
 """Numbers of one side of the pairs scored at once: copies that stay in cache; larger ones cost page faults."""
 _MANY = 8
 _EPS, _LEAST = float(np.finfo(np.float32).eps), float(np.finfo(np.float32).smallest_subnormal)
-_PLAIN = 1e-15, 1e15
-"""Lengths whose squares and products float32 holds, with digits to spare."""
 
 Scores = Float32 | Float64
 
@@ -241,8 +239,7 @@ class Candidates:
 
 def _odd(norms: Float64) -> bool:
     """Whether some lengths are so small or large that float32 may lose their products."""
-    low, high = _PLAIN
-    return bool((((norms < low) & (norms > 0)) | (norms > high)).any())
+    return bool((norms[kernels.beyond_float32(norms * norms)] > 0).any())
 
 
 def _first_copies(X: Float32, rank: Places, k: int) -> Places:
