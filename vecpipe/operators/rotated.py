@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vecpipe.arrays import Bytes, Float32, Float64
-from vecpipe.errors import InputError, ModelFormatError
+from vecpipe.errors import ModelFormatError, RowError
 from vecpipe.kernels import DigitQuery, affine, digit_sums, row_products, wide_squared_norms
 from vecpipe.operators.base import Codec, Layout, State, check_matrix, register
 from vecpipe.operators.fit_data import FitData
@@ -85,7 +85,7 @@ class _Rotated(Codec):
 
         Raises
         ------
-        InputError
+        RowError
             A vector longer than 1e38.
         """
         out = np.empty((len(X), self.code_bytes(self.dim)), dtype=np.uint8)
@@ -99,7 +99,7 @@ class _Rotated(Codec):
             length = _stretched(block, size, t)
             if length.max(initial=0.0) > _LONGEST:
                 row = start + int(np.argmax(length > _LONGEST))
-                raise InputError(f"{self.name}: row {row} is {length.max():.1e} long; expected {_LONGEST:.1e} at most")
+                raise RowError(self.name, row, f"is {length.max():.1e} long; expected {_LONGEST:.1e} at most")
             self._rotation(t)
             rows[:, :body] = pack(self._round(t, g), self.bits)
             along, square = (np.einsum("ij,ij->i", side, g).astype(np.float64) for side in (t, g))
