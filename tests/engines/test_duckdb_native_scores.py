@@ -297,8 +297,17 @@ assert con.execute(sql).fetchone() == (1,)
 con.execute("CREATE TABLE docs AS SELECT [i, 50 - i, 2]::FLOAT[3] AS emb FROM range(50) AS t(i)")
 vecpipe.save_model(con, "m", vecpipe.fit(con, "SELECT emb FROM docs", "int8"))
 con.execute("CREATE TABLE codes AS SELECT vec_encode('m', emb) AS code FROM docs")
-found = con.execute("SELECT count(vec_score(code, vec_query('m', [1, 2, 3]::FLOAT[3]))) FROM codes").fetchone()
-assert found == (50,), found
+found = con.execute("SELECT count(vec_score(code, vec_query('m', [1, 2, 3]::FLOAT[3]))) FROM codes").fetchall()
+assert found == [(50,)], found
+vecpipe.save_model(con, "c", vecpipe.fit(con, "SELECT emb FROM docs", "normalize | cells(2) | int8"))
+con.execute("CREATE TABLE cells AS SELECT *, vec_encode('c', emb) AS code, vec_cell('c', emb) AS cell FROM docs")
+con.execute("SELECT vec_index('docs', 'cells', 'c')")
+answers = [
+    con.execute(f"FROM vec_search('cells', [9, 41, 2]::FLOAT[3], {how}, k := 3)").fetchall()
+    for how in ("rerank := 'emb'", "rerank := 'emb', code := 'code', model := 'c'", "rerank := 'emb', index := 'docs'",
+                "rerank := 'emb', cell := 'cell', model := 'c', nprobe := 2")
+]
+assert all(answer == answers[0] and len(answer) == 3 for answer in answers), answers
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
-from vecpipe.engines.duckdb import cells, functions, index_functions, joins, procedures, recall
+from vecpipe.engines.duckdb import cells, functions, index_functions, joins, planning, procedures, recall
 from vecpipe.engines.duckdb.aggregates import SIGNATURES
-from vecpipe.engines.duckdb.catalog import Newest
 from vecpipe.engines.duckdb.functions import Scalar
 from vecpipe.operators import FAMILIES, Codec, Operator, parameters, registry
 from vecpipe.reference.macros import Help, macros
@@ -88,13 +87,14 @@ def entries() -> Iterator[Entry]:
 
 
 def _all_scalars() -> Iterator[Scalar]:
-    newest = Newest(_no_database)
+    database = planning.Database.of(_no_database)
     yield from functions.scalars()
     yield from joins.scalars()
-    yield from cells.scalars(newest)
-    yield from procedures.procedures(_no_database, newest)
-    yield from recall.scalars(_no_database)
-    yield from index_functions.scalars(_no_database, newest)
+    yield from cells.scalars()
+    yield from procedures.procedures(database.open_cursor)
+    yield from recall.scalars(database.open_cursor)
+    yield from index_functions.scalars(database.indexes)
+    yield from planning.scalars(database)
 
 
 def _no_database(place: str) -> NoReturn:

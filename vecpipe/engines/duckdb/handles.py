@@ -297,7 +297,11 @@ def query_rows(q: Any, column: str) -> Rows:
     kind = q.type
     if not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)):
         return to_rows(q, column=column)
-    texts = q.to_pylist()
+    return rows_of_blobs(q.to_pylist(), column)
+
+
+def rows_of_blobs(texts: Sequence[bytes | None], column: str) -> Rows:
+    """Return query vectors from BLOBs, None for NULL; errors as in ``query_rows``."""
     sizes = {len(text) for text in texts if text is not None}
     if not sizes:
         return to_rows(pa.nulls(len(texts)), column=column)
