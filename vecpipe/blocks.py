@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from vecpipe import kernels
-from vecpipe.arrays import Float32, Float64, nonfinite_rows
+from vecpipe.arrays import Float32, Float64
 from vecpipe.errors import InputError
 from vecpipe.kernels import BLOCK_ROWS
 from vecpipe.moments import BlockSums
+from vecpipe.rules import nonfinite_rows
 from vecpipe.sample import Hashes, row_hashes
 
 _PIECE_BYTES = 1536 << 10

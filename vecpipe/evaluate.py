@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vecpipe.arrays import Bytes, Float32, to_vectors
+from vecpipe.arrays import Bytes, Float32
+from vecpipe.columns.results import to_vectors
 from vecpipe.fitting import sketch_source
 from vecpipe.kernels import one_blas_thread
 from vecpipe.metrics.retrieval import Places, ndcg_at, nearest, recall_at, rerank, top_places

@@ -16,12 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from vecpipe import container, kernels
-from vecpipe.arrays import MAX_DIM, Bytes, Float32, Mask, from_codes, nonfinite_rows
+from vecpipe.arrays import Bytes, Float32, Mask
+from vecpipe.columns.codes import from_codes
 from vecpipe.errors import CapabilityError, FitError, InputError, ModelFormatError, SpecError
 from vecpipe.guard import GUARD_ROWS, neighbours_kept, warn_if_whitening_hurts, whitens
 from vecpipe.moments import Affine
 from vecpipe.operators import Codec, FitData, Operator
 from vecpipe.operators.base import State, check_widths
+from vecpipe.rules import MAX_DIM, nonfinite_rows
 from vecpipe.scoring import Coding, Metric, Queries, exact_scores, metric_named, row_scores
 from vecpipe.sketch import Sketch
 from vecpipe.spec import format_spec, parse

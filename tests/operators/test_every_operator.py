@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 from conftest import anisotropic, fixed
 
-from vecpipe.arrays import to_rows
+from vecpipe.columns.vectors import to_rows
 from vecpipe.errors import CapabilityError, FitError, InputError, SpecError, VecpipeError
 from vecpipe.operators import Codec, registry
 from vecpipe.operators.parameters import parameters

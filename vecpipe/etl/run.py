@@ -20,7 +20,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vecpipe.arrays import OnInvalid, from_codes, rows_named, to_codes, to_rows, to_vectors
+from vecpipe.columns.codes import from_codes
+from vecpipe.columns.results import to_codes, to_vectors
+from vecpipe.columns.vectors import to_rows
 from vecpipe.errors import InputError, ResumeError, VecpipeError
 from vecpipe.etl.parts import PartWriter, Workspace
 from vecpipe.etl.tables import BLOCK_ROWS, Table, is_duckdb, open_table
@@ -30,6 +32,7 @@ from vecpipe.fitting import Progress
 from vecpipe.kernels import one_blas_thread
 from vecpipe.ordered import in_order, thread_count
 from vecpipe.pipeline import Model
+from vecpipe.rules import OnInvalid, rows_named
 from vecpipe.sources import vector_column
 from vecpipe.version import __version__
 

@@ -16,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from vecpipe import container, kernels
-from vecpipe.arrays import MAX_DIM, Bytes, Float32, Float64
+from vecpipe.arrays import Bytes, Float32, Float64
 from vecpipe.errors import CapabilityError, SpecError
 from vecpipe.moments import Affine
 from vecpipe.operators.fit_data import FitData
 from vecpipe.operators.parameters import parameters
+from vecpipe.rules import MAX_DIM
 
 State = dict[str, npt.NDArray[Any]]
 Layout = dict[str, tuple[Any, tuple[int, ...]]]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vecpipe.arrays import MAX_DIM, Float32, Float64
+from vecpipe.arrays import Float32, Float64
 from vecpipe.errors import CapabilityError, FitError, ModelFormatError
 from vecpipe.kernels import affine
 from vecpipe.moments import Affine
@@ -20,6 +20,7 @@ from vecpipe.operators.linear import (
     rows_f32,
 )
 from vecpipe.operators.parameters import param
+from vecpipe.rules import MAX_DIM
 
 
 @register

@@ -17,20 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vecpipe import kernels
-from vecpipe.arrays import (
-    Float32,
-    Mask,
-    OnInvalid,
-    Rows,
-    even_offsets,
-    finite_rows,
-    flat_array,
-    from_codes,
-    rows_named,
-    to_codes,
-    to_rows,
-    to_vectors,
-)
+from vecpipe.arrays import Float32, Mask, Rows
+from vecpipe.columns.arrow import flat_array
+from vecpipe.columns.codes import even_offsets, from_codes
+from vecpipe.columns.results import to_codes, to_vectors
+from vecpipe.columns.vectors import finite_rows, to_rows
 from vecpipe.diverse import farthest_points
 from vecpipe.engines.duckdb.handles import (
     NO_MODEL,
@@ -43,6 +34,7 @@ from vecpipe.engines.duckdb.handles import (
 from vecpipe.errors import InputError, ModelNotFoundError, SpecError
 from vecpipe.operators import Codec, Operator, parameters, registry
 from vecpipe.pipeline import Model, fit_sketch
+from vecpipe.rules import OnInvalid, rows_named
 from vecpipe.scoring import metric_named
 from vecpipe.sketch import Sketch
 from vecpipe.text import hash_embed

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vecpipe.arrays import flat_array
+from vecpipe.columns.arrow import flat_array
 from vecpipe.engines.duckdb.catalog import Newest
 from vecpipe.engines.duckdb.functions import Scalar, constant, exact
 from vecpipe.engines.duckdb.handles import query_rows

@@ -13,8 +13,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vecpipe.arrays import Bytes, Float32, Mask, flat_array, from_codes, to_rows
+from vecpipe.arrays import Bytes, Float32, Mask
 from vecpipe.blocks import NotFiniteError
+from vecpipe.columns.arrow import flat_array
+from vecpipe.columns.codes import from_codes
+from vecpipe.columns.vectors import to_rows
 from vecpipe.engines.duckdb import handles
 from vecpipe.engines.duckdb.functions import Scalar
 from vecpipe.errors import InputError, SpecError

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import duckdb
 import pyarrow as pa
 
-from vecpipe.arrays import from_codes
+from vecpipe.columns.codes import from_codes
 from vecpipe.engines.duckdb import catalog, connection
 from vecpipe.engines.duckdb.identifiers import quoted
 from vecpipe.engines.lancedb.backfill import column_array, column_type

@@ -13,7 +13,8 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from vecpipe.arrays import Float32, to_rows
+from vecpipe.arrays import Float32
+from vecpipe.columns.vectors import to_rows
 from vecpipe.engines.duckdb import catalog
 from vecpipe.engines.duckdb.functions import Scalar
 from vecpipe.engines.duckdb.identifiers import by_name, quoted

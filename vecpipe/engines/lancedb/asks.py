@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vecpipe.arrays import Float32, to_rows
+from vecpipe.arrays import Float32
+from vecpipe.columns.vectors import to_rows
 from vecpipe.engines.lancedb.host import asking
 from vecpipe.engines.lancedb.marks import Mark, mark_of, marked
 from vecpipe.engines.lancedb.snapshots import Snapshot

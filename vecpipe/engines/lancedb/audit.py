@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from vecpipe.arrays import Float32, Mask, from_codes, to_rows
+from vecpipe.arrays import Float32, Mask
+from vecpipe.columns.codes import from_codes
+from vecpipe.columns.vectors import to_rows
 from vecpipe.engines.lancedb.host import asking, latest_dataset
 from vecpipe.errors import EngineError, InputError
 from vecpipe.metrics.retrieval import nearest, recall_at, top_places

@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vecpipe.arrays import Mask, OnInvalid, rows_named, to_byte_lists, to_codes, to_rows, to_vectors
+from vecpipe.arrays import Mask
+from vecpipe.columns.results import to_byte_lists, to_codes, to_vectors
+from vecpipe.columns.vectors import to_rows
 from vecpipe.engines.lancedb import tags
 from vecpipe.engines.lancedb.checkpoint import Checkpoint, Range
 from vecpipe.engines.lancedb.fragments import Piece, behind, commit, live_rows, pieces, read_rows, write_piece
@@ -31,6 +33,7 @@ from vecpipe.fitting import Progress
 from vecpipe.kernels import one_blas_thread
 from vecpipe.ordered import in_order, thread_count
 from vecpipe.pipeline import Model
+from vecpipe.rules import OnInvalid, rows_named
 from vecpipe.version import __version__
 
 _PART_BYTES = 64 << 20

@@ -17,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from vecpipe.arrays import Bytes, Float32, Mask, from_codes
+from vecpipe.arrays import Bytes, Float32, Mask
+from vecpipe.columns.codes import from_codes
 from vecpipe.errors import EngineError, InputError
 from vecpipe.metrics.retrieval import top_places
 from vecpipe.pipeline import Model

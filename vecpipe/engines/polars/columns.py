@@ -16,21 +16,14 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from vecpipe.arrays import (
-    Float32,
-    Mask,
-    OnInvalid,
-    Rows,
-    finite_rows,
-    from_codes,
-    rows_named,
-    to_codes,
-    to_rows,
-    to_vectors,
-)
+from vecpipe.arrays import Float32, Mask, Rows
+from vecpipe.columns.codes import from_codes
+from vecpipe.columns.results import to_codes, to_vectors
+from vecpipe.columns.vectors import finite_rows, to_rows
 from vecpipe.errors import InputError, SpecError
 from vecpipe.kernels import one_blas_thread
 from vecpipe.pipeline import Model
+from vecpipe.rules import OnInvalid, rows_named
 from vecpipe.scoring import Metric, exact_scores
 
 _ROWS = 1_024

@@ -8,12 +8,12 @@ from typing import Any
 
 import polars as pl
 
-from vecpipe.arrays import MAX_DIM, OnInvalid
 from vecpipe.engines.polars import columns
 from vecpipe.engines.polars.columns import ModelLike
 from vecpipe.errors import SpecError
 from vecpipe.operators import Codec, Operator, parameters, registry
 from vecpipe.pipeline import FitInfo, Model
+from vecpipe.rules import MAX_DIM, OnInvalid
 from vecpipe.scoring import metric_named
 
 

@@ -11,12 +11,14 @@ from typing import Any, Generic, TypeVar, cast
 import numpy as np
 import polars as pl
 
-from vecpipe.arrays import OnInvalid, from_codes, to_rows
+from vecpipe.columns.codes import from_codes
+from vecpipe.columns.vectors import to_rows
 from vecpipe.engines.polars.columns import ModelLike, model_from
 from vecpipe.errors import InputError, SpecError
 from vecpipe.fitting import fit
 from vecpipe.kernels import one_blas_thread
 from vecpipe.pipeline import Model
+from vecpipe.rules import OnInvalid
 from vecpipe.scoring import Metric, metric_named
 from vecpipe.search.candidates import Candidates
 from vecpipe.sources import vector_column

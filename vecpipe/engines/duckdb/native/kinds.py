@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vecpipe.arrays import not_finite
 from vecpipe.blocks import Block, NotFiniteError
 from vecpipe.engines.duckdb.native.aggregate import Aggregate, Input, Positions, with_weight
 from vecpipe.engines.duckdb.native.blocks import Rows, Summary
@@ -23,6 +22,7 @@ from vecpipe.engines.duckdb.native.rows import HOLES, INFINITIES, NANS, NULLS, R
 from vecpipe.engines.duckdb.native.slots import Ids, States, by_arena, claim, close_if_empty, open_arena
 from vecpipe.engines.duckdb.native.sums import SumArena, combine_sums, quick_sum, reduce_rows, sums_of, weighted_sum
 from vecpipe.errors import InputError, SpecError
+from vecpipe.rules import not_finite
 from vecpipe.sketch import Sketch
 from vecpipe.spec import parse
 
