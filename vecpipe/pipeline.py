@@ -19,6 +19,7 @@ from vecpipe import container, kernels
 from vecpipe.arrays import Bytes, Float32, Mask
 from vecpipe.columns.codes import from_codes
 from vecpipe.errors import CapabilityError, FitError, InputError, ModelFormatError, SpecError
+from vecpipe.files import write_whole
 from vecpipe.guard import GUARD_ROWS, neighbours_kept, warn_if_whitening_hurts, whitens
 from vecpipe.moments import Affine
 from vecpipe.operators import Codec, FitData, Operator
@@ -380,8 +381,6 @@ class Model:
         InputError
             The file cannot be written.
         """
-        from vecpipe.etl.files import write_whole  # vecpipe.etl imports this module
-
         try:
             write_whole(Path(path), self._bytes)
         except OSError as error:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from vecpipe.columns.arrow import is_list
 from vecpipe.errors import EngineError, InputError, VecpipeError
+from vecpipe.sql_names import quoted
 
 BATCH_ROWS = 8_192
 _PART = r'(?:[^\W\d]\w*|"(?:[^"]|"")+")'
@@ -111,8 +112,6 @@ def table_query(con: duckdb.DuckDBPyConnection, query: str, columns: Sequence[st
     EngineError
         There is no such table.
     """
-    from vecpipe.engines.duckdb.identifiers import quoted  # the engine's package imports this module
-
     if _TABLE.fullmatch(query.strip()) is None:
         return query
     schema = open_source(con, f"FROM {query} LIMIT 0").schema

@@ -80,7 +80,7 @@ def fit(
             model = fit_rows(source, spec, column=column, weight=weight, on_invalid=on_invalid, progress=report)
     click.echo(_summary(model))
     if out is not None:
-        from vecpipe.etl.files import write_whole
+        from vecpipe.files import write_whole
 
         _writing(out, lambda: write_whole(out, model.to_bytes()))
         click.echo(f"written to {out}")
@@ -120,8 +120,8 @@ def _fit_database(
 ) -> Model:
     from vecpipe.cli.common import database
     from vecpipe.engines.duckdb.catalog import run
-    from vecpipe.engines.duckdb.identifiers import quoted_table
     from vecpipe.fitting import fit as fit_rows
+    from vecpipe.sql_names import quoted_table
 
     with database(source) as con:
         total: int | None = None

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from vecpipe.errors import InputError, ResumeError
-from vecpipe.etl.files import replacing, write_whole
+from vecpipe.files import replacing, write_whole
 
 try:
     import fcntl

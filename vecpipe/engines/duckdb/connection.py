@@ -33,8 +33,8 @@ from vecpipe.engines.duckdb import (
     procedures,
     recall,
 )
-from vecpipe.engines.duckdb.identifiers import quoted
 from vecpipe.errors import AggregatesUnavailableWarning, EngineError
+from vecpipe.sql_names import quoted
 
 _HAS_CATALOG = """
     SELECT 1 FROM duckdb_tables()

@@ -15,11 +15,11 @@ import pyarrow as pa
 from vecpipe.advise import advise
 from vecpipe.engines.duckdb import catalog, handles
 from vecpipe.engines.duckdb.functions import Scalar
-from vecpipe.engines.duckdb.identifiers import by_name, quoted
 from vecpipe.engines.duckdb.places import OpenCursor, refuse_temporary
 from vecpipe.errors import EngineError, InputError, SpecError
 from vecpipe.fitting import fit
 from vecpipe.scoring import metric_named
+from vecpipe.sql_names import by_name, quoted
 
 _FITTED = pa.struct(
     [
