@@ -27,7 +27,6 @@ PACKAGE = Path(vecpipe.__file__).parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = {"lancedb", "polars", "torch", "sklearn", "scipy", "pandas", "pyspark", "dbt", "matplotlib", "faiss", "rich"}
 LONG: dict[str, str] = {
-    "pipeline.py": "the one class every engine talks to",
     "operators/product.py": "three product quantisers share their training and look-ups",
     "etl/run.py": "one run from the first batch to the last, with what a resumed one has to check",
     "engines/duckdb/functions.py": "one list of all scalar functions",

@@ -34,8 +34,8 @@ class Sketch:
     dim
         Width of the vectors.
     keep_sample
-        False for fits that need moments alone (``pipeline.needs_sample``): rows are hashed only where the stream ends
-        before moments are accumulated, and there is no sample afterwards.
+        False for fits that need moments alone (``needs_sample``): rows are hashed only where the stream ends before
+        moments are accumulated, and there is no sample afterwards.
 
     Attributes
     ----------

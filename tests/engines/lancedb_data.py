@@ -8,7 +8,8 @@ from conftest import anisotropic, fixed
 
 from vecpipe.columns.codes import from_codes
 from vecpipe.columns.vectors import to_rows
-from vecpipe.pipeline import Model, fit_sketch
+from vecpipe.fitting.steps import fit_sketch
+from vecpipe.model import Model
 from vecpipe.sketch import Sketch
 
 DIM = 16

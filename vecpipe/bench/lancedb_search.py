@@ -20,7 +20,7 @@ from vecpipe.bench.collections import load_collection
 from vecpipe.bench.data import vectors
 from vecpipe.bench.settings import Setting, ask_in_turns, fastest, show_settings
 from vecpipe.columns.results import to_vectors
-from vecpipe.fitting import fit
+from vecpipe.fitting.stream import fit
 from vecpipe.metrics.retrieval import nearest
 
 K = 10

@@ -10,7 +10,7 @@ import click
 from vecpipe.cli.output import progress, progress_option
 
 if TYPE_CHECKING:
-    from vecpipe.pipeline import Model
+    from vecpipe.model import Model
 
 _PATH = click.Path(path_type=Path)
 _on_invalid = click.option(
@@ -59,7 +59,7 @@ def fit(
     """
     from vecpipe.cli.common import inside_database
     from vecpipe.engines.duckdb import save_model
-    from vecpipe.fitting import fit as fit_rows
+    from vecpipe.fitting.stream import fit as fit_rows
     from vecpipe.spec import parse
 
     inside = inside_database(source, table, query)
@@ -120,7 +120,7 @@ def _fit_database(
 ) -> Model:
     from vecpipe.cli.common import database
     from vecpipe.engines.duckdb.catalog import run
-    from vecpipe.fitting import fit as fit_rows
+    from vecpipe.fitting.stream import fit as fit_rows
     from vecpipe.sql_names import quoted_table
 
     with database(source) as con:

@@ -28,10 +28,10 @@ from vecpipe.etl.parts import PartWriter, Workspace
 from vecpipe.etl.tables import BLOCK_ROWS, Table, is_duckdb, open_table
 from vecpipe.etl.targets import Target, open_target
 from vecpipe.etl.types import cast, plain
-from vecpipe.fitting import Progress
+from vecpipe.fitting.stream import Progress
 from vecpipe.kernels import one_blas_thread
+from vecpipe.model import Model
 from vecpipe.ordered import in_order, thread_count
-from vecpipe.pipeline import Model
 from vecpipe.rules import OnInvalid, rows_named
 from vecpipe.sources import vector_column
 from vecpipe.version import __version__

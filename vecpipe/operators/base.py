@@ -122,6 +122,10 @@ class Operator:
         bound.prepare_state()
         return bound
 
+    def about(self) -> dict[str, Any]:
+        """Return what the bound step has to say of itself beyond its spec, as plain values."""
+        return {}
+
     def prepare_state(self) -> None:
         """Check values of a freshly bound state and derive from it what ``apply`` needs."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -147,6 +148,12 @@ class PCA(Operator):
             "components": (np.float32, (dim, self.k)),
             "spectrum": (np.float64, (dim,)),
         }
+
+    def about(self) -> dict[str, Any]:
+        """Return the share of the variance that is kept."""
+        spectrum = self.state["spectrum"]
+        total, kept = float(spectrum.sum()), float(spectrum[: self.k].sum())
+        return {"variance_kept": round(kept / total, 6) if total > 0 else 1.0}
 
     def _scale(self) -> Float64:
         if not self.whiten:

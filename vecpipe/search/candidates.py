@@ -18,7 +18,7 @@ import numpy.typing as npt
 from vecpipe import kernels
 from vecpipe.arrays import Bytes, Float32, Float64
 from vecpipe.blocks import NotFiniteError
-from vecpipe.pipeline import Model
+from vecpipe.model import Model
 from vecpipe.sample import row_hashes
 from vecpipe.scoring import Metric, row_scores
 

@@ -24,11 +24,11 @@ from vecpipe.engines.duckdb.native.rows import HOLES, INFINITIES, NANS, NULLS, R
 from vecpipe.engines.duckdb.native.scalars import ScalarRegistrar, together
 from vecpipe.engines.duckdb.scores import SCORES
 from vecpipe.errors import InputError
+from vecpipe.fitting.steps import fit_sketch, needs_sample
 from vecpipe.metrics import isotropy
 from vecpipe.metrics.medoid import most_central
 from vecpipe.metrics.profile import Profile
 from vecpipe.operators import Operator
-from vecpipe.pipeline import fit_sketch, needs_sample
 from vecpipe.sketch import Sketch
 from vecpipe.spec import parse
 from vecpipe.version import __version__

@@ -32,8 +32,9 @@ from vecpipe.engines.duckdb.handles import (
     query_side,
 )
 from vecpipe.errors import InputError, ModelNotFoundError, SpecError
+from vecpipe.fitting.steps import fit_sketch
+from vecpipe.model import Model
 from vecpipe.operators import Codec, Operator, parameters, registry
-from vecpipe.pipeline import Model, fit_sketch
 from vecpipe.rules import OnInvalid, rows_named
 from vecpipe.scoring import metric_named
 from vecpipe.sketch import Sketch

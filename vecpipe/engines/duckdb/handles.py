@@ -22,7 +22,7 @@ from vecpipe import settings
 from vecpipe.arrays import Float32, Mask, Rows
 from vecpipe.columns.vectors import to_rows
 from vecpipe.errors import InputError, ModelNotFoundError
-from vecpipe.pipeline import Model
+from vecpipe.model import Model
 from vecpipe.rules import check_width, nonfinite_rows, not_finite
 from vecpipe.scoring import Metric, Queries, row_scores
 

@@ -21,7 +21,7 @@ from vecpipe.engines.lancedb.host import asking
 from vecpipe.engines.lancedb.marks import Mark, mark_of
 from vecpipe.engines.lancedb.snapshots import snapshot
 from vecpipe.errors import CapabilityError, EngineError, InputError, VecpipeError
-from vecpipe.pipeline import Model
+from vecpipe.model import Model
 from vecpipe.sql_names import quoted
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from vecpipe.engines.duckdb import catalog, handles
 from vecpipe.engines.duckdb.functions import Scalar
 from vecpipe.engines.duckdb.places import OpenCursor, refuse_temporary
 from vecpipe.errors import EngineError, InputError, SpecError
-from vecpipe.fitting import fit
+from vecpipe.fitting.stream import fit
 from vecpipe.scoring import metric_named
 from vecpipe.sql_names import by_name, quoted
 

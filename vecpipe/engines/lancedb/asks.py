@@ -16,7 +16,7 @@ from vecpipe.engines.lancedb.host import asking
 from vecpipe.engines.lancedb.marks import Mark, mark_of, marked
 from vecpipe.engines.lancedb.snapshots import Snapshot
 from vecpipe.errors import InputError
-from vecpipe.pipeline import Model
+from vecpipe.model import Model
 from vecpipe.scoring import Metric, metric_named
 
 

@@ -12,7 +12,7 @@ from vecpipe.columns.vectors import to_rows
 from vecpipe.engines.lancedb.host import asking, latest_dataset
 from vecpipe.errors import EngineError, InputError
 from vecpipe.metrics.retrieval import nearest, recall_at, top_places
-from vecpipe.pipeline import Model
+from vecpipe.model import Model
 from vecpipe.scoring import Metric
 
 _QUERY_SHARE = 16

@@ -29,10 +29,10 @@ from vecpipe.engines.lancedb.host import asking, is_conflict, latest_dataset
 from vecpipe.engines.lancedb.marks import Mark
 from vecpipe.errors import EngineError, InputError, VecpipeError
 from vecpipe.etl.tables import BLOCK_ROWS
-from vecpipe.fitting import Progress
+from vecpipe.fitting.stream import Progress
 from vecpipe.kernels import one_blas_thread
+from vecpipe.model import Model
 from vecpipe.ordered import in_order, thread_count
-from vecpipe.pipeline import Model
 from vecpipe.rules import OnInvalid, rows_named
 from vecpipe.version import __version__
 

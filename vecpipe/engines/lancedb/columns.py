@@ -18,8 +18,8 @@ from vecpipe.engines.lancedb.fragments import behind, field_id, field_name, piec
 from vecpipe.engines.lancedb.host import asking, database_of, latest_dataset
 from vecpipe.engines.lancedb.marks import Mark, mark_of, marked
 from vecpipe.errors import InputError
-from vecpipe.fitting import Progress
-from vecpipe.pipeline import Model
+from vecpipe.fitting.stream import Progress
+from vecpipe.model import Model
 from vecpipe.rules import OnInvalid, check_width
 from vecpipe.sources import vector_column
 

@@ -21,7 +21,7 @@ from vecpipe.engines.lancedb.host import asking
 from vecpipe.engines.lancedb.snapshots import Snapshot, snapshot, snapshot_async
 from vecpipe.errors import CapabilityError
 from vecpipe.metrics.retrieval import top_places
-from vecpipe.pipeline import Model
+from vecpipe.model import Model
 from vecpipe.scoring import Metric, exact_scores
 from vecpipe.search.resident import Found
 

@@ -22,7 +22,7 @@ from vecpipe.columns.results import to_codes, to_vectors
 from vecpipe.columns.vectors import finite_rows, to_rows
 from vecpipe.errors import InputError, SpecError
 from vecpipe.kernels import one_blas_thread
-from vecpipe.pipeline import Model
+from vecpipe.model import Model
 from vecpipe.rules import OnInvalid, rows_named
 from vecpipe.scoring import Metric, exact_scores
 

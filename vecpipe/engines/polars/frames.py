@@ -15,9 +15,9 @@ from vecpipe.columns.codes import from_codes
 from vecpipe.columns.vectors import to_rows
 from vecpipe.engines.polars.columns import ModelLike, model_from
 from vecpipe.errors import InputError, SpecError
-from vecpipe.fitting import fit
+from vecpipe.fitting.stream import fit
 from vecpipe.kernels import one_blas_thread
-from vecpipe.pipeline import Model
+from vecpipe.model import Model
 from vecpipe.rules import OnInvalid
 from vecpipe.scoring import Metric, metric_named
 from vecpipe.search.candidates import Candidates

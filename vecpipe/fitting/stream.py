@@ -17,9 +17,10 @@ from vecpipe.arrays import Float64, Rows
 from vecpipe.blocks import NotFiniteError
 from vecpipe.columns.vectors import row_widths, to_rows
 from vecpipe.errors import FitError, InputError
+from vecpipe.fitting.steps import fit_sketch, needs_sample
 from vecpipe.kernels import one_blas_thread
+from vecpipe.model import Model
 from vecpipe.ordered import in_order, thread_count
-from vecpipe.pipeline import Model, fit_sketch, needs_sample
 from vecpipe.rules import OnInvalid
 from vecpipe.sketch import Sketch
 from vecpipe.sources import Source, open_source, table_query, vector_column
