@@ -29,7 +29,6 @@ EXTRAS = {"lancedb", "polars", "torch", "sklearn", "scipy", "pandas", "pyspark",
 LONG: dict[str, str] = {
     "operators/product.py": "three product quantisers share their training and look-ups",
     "etl/run.py": "one run from the first batch to the last, with what a resumed one has to check",
-    "engines/duckdb/functions.py": "one list of all scalar functions",
 }
 """Modules over 350 lines, each with its reason."""
 

@@ -12,8 +12,9 @@ from vecpipe import kernels
 from vecpipe.cells import CellModel, cell_model
 from vecpipe.columns.vectors import to_rows
 from vecpipe.engines.duckdb.catalog import Newest
-from vecpipe.engines.duckdb.functions import Scalar, constant, rows_by_model
+from vecpipe.engines.duckdb.groups import rows_by_model
 from vecpipe.engines.duckdb.handles import model_of, query_rows
+from vecpipe.engines.duckdb.scalar import Scalar, constant
 from vecpipe.errors import SpecError
 from vecpipe.rules import check_width
 

@@ -21,18 +21,7 @@ import duckdb
 import pyarrow as pa
 from duckdb.func import FunctionNullHandling, PythonUDFType
 
-from vecpipe.engines.duckdb import (
-    aggregates,
-    catalog,
-    cells,
-    functions,
-    index_functions,
-    joins,
-    macros,
-    places,
-    procedures,
-    recall,
-)
+from vecpipe.engines.duckdb import aggregates, catalog, functions, macros, places
 from vecpipe.errors import AggregatesUnavailableWarning, EngineError
 from vecpipe.sql_names import quoted
 
@@ -178,15 +167,7 @@ def _register_functions(cursor: duckdb.DuckDBPyConnection) -> tuple[int, bool]:
     except duckdb.CatalogException:
         pass
     token = next(_TOKENS)
-    open_cursor = partial(_cursor_of, token)
-    newest = catalog.Newest(open_cursor)
-    for scalar in (*functions.scalars(), *joins.scalars(), *cells.scalars(newest)):
-        _create(cursor, scalar.name, scalar.function, scalar.returns, volatile=scalar.volatile)
-    for scalar in (
-        *procedures.procedures(open_cursor, newest),
-        *recall.scalars(open_cursor),
-        *index_functions.scalars(open_cursor, newest),
-    ):
+    for scalar in functions.scalars(partial(_cursor_of, token)):
         _create(cursor, scalar.name, scalar.function, scalar.returns, volatile=scalar.volatile)
     _create(cursor, "_vec_database", lambda: pa.array([token]), "BIGINT", parameters=[])
     _LIVE[token] = []

@@ -10,10 +10,11 @@ import pyarrow as pa
 
 from vecpipe.columns.arrow import flat_array
 from vecpipe.engines.duckdb.catalog import Newest
-from vecpipe.engines.duckdb.functions import Scalar, constant, exact
 from vecpipe.engines.duckdb.handles import query_rows
 from vecpipe.engines.duckdb.indexes import Indexes, again, check_end, check_live, check_rows, named_rows
+from vecpipe.engines.duckdb.model_functions import exact
 from vecpipe.engines.duckdb.places import OpenCursor
+from vecpipe.engines.duckdb.scalar import Scalar, constant
 from vecpipe.errors import EngineError, InputError, SpecError
 from vecpipe.kernels import one_blas_thread
 from vecpipe.scoring import metric_named

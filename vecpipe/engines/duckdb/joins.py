@@ -19,7 +19,7 @@ from vecpipe.columns.arrow import flat_array
 from vecpipe.columns.codes import from_codes
 from vecpipe.columns.vectors import to_rows
 from vecpipe.engines.duckdb import handles
-from vecpipe.engines.duckdb.functions import Scalar
+from vecpipe.engines.duckdb.scalar import Scalar
 from vecpipe.errors import InputError, SpecError
 from vecpipe.kernels import one_blas_thread
 from vecpipe.scoring import metric_named

@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from vecpipe.advise import advise
 from vecpipe.engines.duckdb import catalog, handles
-from vecpipe.engines.duckdb.functions import Scalar
 from vecpipe.engines.duckdb.places import OpenCursor, refuse_temporary
+from vecpipe.engines.duckdb.scalar import Scalar
 from vecpipe.errors import EngineError, InputError, SpecError
 from vecpipe.fitting.stream import fit
 from vecpipe.scoring import metric_named
@@ -48,7 +48,7 @@ _ADVISE_RETURNS = (
 )
 
 
-def procedures(open_cursor: OpenCursor, newest: catalog.Newest) -> Iterator[Scalar]:
+def scalars(open_cursor: OpenCursor, newest: catalog.Newest) -> Iterator[Scalar]:
     """Yield the functions for a database that cursors can be opened on."""
     yield Scalar("_vec_prepare", "model, q, metric, transaction, place", "VARCHAR", "Behind vec_query.", _query(newest))
     yield Scalar("_vec_version", "model, transaction, place", "BIGINT", "Behind vec_search.", _version(newest))

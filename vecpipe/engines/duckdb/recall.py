@@ -16,8 +16,8 @@ import pyarrow as pa
 from vecpipe.arrays import Float32
 from vecpipe.columns.vectors import to_rows
 from vecpipe.engines.duckdb import catalog
-from vecpipe.engines.duckdb.functions import Scalar
 from vecpipe.engines.duckdb.places import OpenCursor, refuse_temporary
+from vecpipe.engines.duckdb.scalar import Scalar
 from vecpipe.errors import EngineError, InputError, SpecError
 from vecpipe.metrics.audit import ExactBest
 from vecpipe.metrics.interval import wilson

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from vecpipe.arrays import Float32, Mask
-from vecpipe.engines.duckdb.handles import NO_MODEL, Query, exact_by_query, query_of
+from vecpipe.engines.duckdb.exact import exact_by_query
+from vecpipe.engines.duckdb.handles import NO_MODEL, Query, query_of
 from vecpipe.engines.duckdb.native.aggregate import check_vectors
 from vecpipe.engines.duckdb.native.memory import ANY, BLOB, VARCHAR
 from vecpipe.engines.duckdb.native.reading import Reader
