@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from vecpipe import model_columns
 from vecpipe.columns.codes import from_codes
 from vecpipe.columns.results import to_codes, to_vectors
 from vecpipe.columns.vectors import to_rows
@@ -32,7 +33,7 @@ from vecpipe.fitting.stream import Progress
 from vecpipe.kernels import one_blas_thread
 from vecpipe.model import Model
 from vecpipe.ordered import in_order, thread_count
-from vecpipe.rules import OnInvalid, rows_named
+from vecpipe.rules import OnInvalid
 from vecpipe.sources import vector_column
 from vecpipe.version import __version__
 
@@ -242,11 +243,9 @@ def _plan(
             invalid = rows.invalid
             if decode:
                 new = to_vectors(model.inverse(rows.values), rows.valid, fixed=True)
-            elif model.codec is None:
-                new = to_vectors(*model.transform(rows.values, rows.valid), fixed=True)
             else:
-                with rows_named(vector, first_row):
-                    new = to_codes(*model.encode(rows.values, rows.valid, finite=True))
+                results = model_columns.written(model, rows, column=vector, first_row=first_row)
+                new = to_vectors(*results, fixed=True) if model.codec is None else to_codes(*results)
         arrays = [cast(batch.column(other), schema.field(other).type) for other in kept]
         return pa.RecordBatch.from_arrays([*arrays, new.cast(kind)], schema=schema), invalid
 

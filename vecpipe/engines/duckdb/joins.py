@@ -13,10 +13,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vecpipe import model_columns
 from vecpipe.arrays import Bytes, Float32, Mask
 from vecpipe.blocks import NotFiniteError
 from vecpipe.columns.arrow import flat_array
-from vecpipe.columns.codes import from_codes
 from vecpipe.columns.vectors import to_rows
 from vecpipe.engines.duckdb import handles
 from vecpipe.engines.duckdb.scalar import Scalar
@@ -148,10 +148,10 @@ def _some(rank: Ranks, at: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 def _rows(candidates: Candidates, v: Any, *, check: bool) -> tuple[Float32 | Bytes, Mask | None]:
     """Return what a batch holds: codes where the model writes them, vectors otherwise; ``check`` names bad vectors."""
     model = candidates.model
-    if model is not None and model.codec is not None:
-        return from_codes(v, model.bytes_per_vector, column="vec_knn_join: code")
-    dim = candidates.Q.shape[1] if model is None else model.output_dim
-    rows = to_rows(v, column="vec_knn_join: emb", dim=dim, check_finite=check)
+    if model is not None:
+        label = "vec_knn_join: emb" if model.codec is None else "vec_knn_join: code"
+        return model_columns.read(model, v, column=label, check_finite=check)
+    rows = to_rows(v, column="vec_knn_join: emb", dim=candidates.Q.shape[1], check_finite=check)
     return rows.values, rows.valid
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from vecpipe import model_columns
 from vecpipe.arrays import Mask
 from vecpipe.columns.results import to_byte_lists, to_codes, to_vectors
 from vecpipe.columns.vectors import to_rows
@@ -33,7 +34,7 @@ from vecpipe.fitting.stream import Progress
 from vecpipe.kernels import one_blas_thread
 from vecpipe.model import Model
 from vecpipe.ordered import in_order, thread_count
-from vecpipe.rules import OnInvalid, rows_named
+from vecpipe.rules import OnInvalid
 from vecpipe.version import __version__
 
 _PART_BYTES = 64 << 20
@@ -104,9 +105,7 @@ class Plan:
         """Return the column for a block of the source, NULL where a row is deleted, and how many rows were invalid."""
         found = block if live is None else block.filter(pa.array(live))
         rows = to_rows(found, column=self.source, dim=self.model.dim, on_invalid=self.on_invalid, first_row=first_row)
-        apply = self.model.transform if self.model.codec is None else self.model.encode
-        with rows_named(self.source, first_row):
-            values, valid = apply(rows.values, rows.valid)
+        values, valid = model_columns.written(self.model, rows, column=self.source, first_row=first_row)
         if live is not None:
             spread = np.zeros((len(live), values.shape[1]), values.dtype)
             spread[live] = values

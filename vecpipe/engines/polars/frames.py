@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar, cast
 import numpy as np
 import polars as pl
 
-from vecpipe.columns.codes import from_codes
+from vecpipe import model_columns
 from vecpipe.columns.vectors import to_rows
 from vecpipe.engines.polars.columns import ModelLike, model_from
 from vecpipe.errors import InputError, SpecError
@@ -204,11 +204,10 @@ class _Block:
         stop = self.start + len(series)
         ids = pl.int_range(self.start, stop, eager=True) if self.id is None else self.rows[self.id]
         values: Any
-        if model is not None and model.codec is not None:
-            values, valid = from_codes(series.to_arrow(), model.bytes_per_vector, column=self.column)
+        if model is not None:
+            values, valid = model_columns.read(model, series.to_arrow(), column=self.column, first_row=self.start)
         else:
-            width = dim if model is None else model.output_dim
-            rows = to_rows(series, column=self.column, dim=width, first_row=self.start)
+            rows = to_rows(series, column=self.column, dim=dim, first_row=self.start)
             values, valid = rows.values, rows.valid
         return (values, ids) if valid is None else (values[valid], ids.filter(pl.Series(valid)))
 
