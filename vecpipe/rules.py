@@ -21,7 +21,7 @@ NO_ROWS = np.zeros(0, dtype=np.int64)
 
 @contextmanager
 def rows_named(column: str, first_row: int = 0, positions: npt.NDArray[np.int64] | None = None) -> Iterator[None]:
-    """Have an operator's complaints about a row of a block name the column, and the row as the user counts.
+    """Have complaints about a row of a block (``RowError``) name the column, and the row as the user counts.
 
     Parameters
     ----------
@@ -44,9 +44,18 @@ def null_element(where: str) -> InputError:
 
 def not_finite(where: str, row: npt.NDArray[Any]) -> InputError:
     """Return the error for a row ``(d,)`` with NaN or an infinite value; ``where`` names column and row."""
-    rule = "NaN" if np.isnan(row).any() else "an infinite value (or one beyond float32)"
-    return InputError(
-        f"{where} holds {rule}; every element must be finite. "
+    return InputError(f"{where} {_not_finite(row)}")
+
+
+def row_not_finite(rows: npt.NDArray[Any], row: int) -> RowError:
+    """Return the error for a row of a block ``(n, d)`` with NaN or an infinite value."""
+    return RowError(None, row, _not_finite(rows[row]))
+
+
+def _not_finite(row: npt.NDArray[Any]) -> str:
+    found = "NaN" if np.isnan(row).any() else "an infinite value (or one beyond float32)"
+    return (
+        f"holds {found}; every element must be finite. "
         "vec_is_valid(v) finds such rows; where on_invalid is offered, 'null' turns them to NULL"
     )
 

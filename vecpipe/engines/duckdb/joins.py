@@ -15,16 +15,17 @@ import pyarrow.compute as pc
 
 from vecpipe import model_columns
 from vecpipe.arrays import Bytes, Float32, Mask
-from vecpipe.blocks import NotFiniteError
 from vecpipe.columns.arrow import flat_array
 from vecpipe.columns.vectors import to_rows
 from vecpipe.engines.duckdb import handles
 from vecpipe.engines.duckdb.scalar import Scalar
 from vecpipe.errors import InputError, SpecError
 from vecpipe.kernels import one_blas_thread
+from vecpipe.rules import rows_named
 from vecpipe.scoring import metric_named
 from vecpipe.search.candidates import Candidates, Pairs, Ranks
 
+_EMB = "vec_knn_join: emb"
 _OFFERED = "STRUCT(query INTEGER, score FLOAT)[]"
 
 
@@ -128,16 +129,14 @@ def _offer(handle: Any, ids: Any, v: Any, key: Any) -> Any:
     values, valid = _rows(join.candidates, v, check=checked)
     parts = []
     with one_blas_thread():
-        try:
-            for at, queries in join.groups(key, valid):
-                if len(at) == len(values):
+        for at, queries in join.groups(key, valid):
+            if len(at) == len(values):
+                with rows_named(_EMB):
                     parts.append(join.candidates.offer(values, rank, queries))
-                    continue
+                continue
+            with rows_named(_EMB, positions=at):
                 pairs = join.candidates.offer(values[at], partial(_some, rank, at), queries)
-                parts.append(Pairs(at[pairs.rows], pairs.queries, pairs.scores))
-        except NotFiniteError:
-            _rows(join.candidates, v, check=True)
-            raise
+            parts.append(Pairs(at[pairs.rows], pairs.queries, pairs.scores))
     return _lists(len(v), Pairs.join(parts))
 
 
@@ -149,9 +148,9 @@ def _rows(candidates: Candidates, v: Any, *, check: bool) -> tuple[Float32 | Byt
     """Return what a batch holds: codes where the model writes them, vectors otherwise; ``check`` names bad vectors."""
     model = candidates.model
     if model is not None:
-        label = "vec_knn_join: emb" if model.codec is None else "vec_knn_join: code"
+        label = _EMB if model.codec is None else "vec_knn_join: code"
         return model_columns.read(model, v, column=label, check_finite=check)
-    rows = to_rows(v, column="vec_knn_join: emb", dim=candidates.Q.shape[1], check_finite=check)
+    rows = to_rows(v, column=_EMB, dim=candidates.Q.shape[1], check_finite=check)
     return rows.values, rows.valid
 
 
