@@ -105,7 +105,8 @@ def _bring_in(con: duckdb.DuckDBPyConnection, persist: bool | None) -> duckdb.Du
             missing = missing_aggregates(cursor) if new else None
             if missing is not None:
                 warnings.warn(missing, AggregatesUnavailableWarning, stacklevel=3)
-            _LIVE[token] = [ref for ref in _LIVE.get(token, []) if ref() is not None] + [weakref.ref(con)]
+            ref = weakref.ref(con, partial(_forget, token))
+            _LIVE[token] = [known for known in _LIVE.get(token, []) if known() is not None] + [ref]
             if persist is None:
                 persist = not _read_only(cursor)
             catalog.run(cursor, f"USE {quoted(database)}.main")  # macros in main are seen from every schema
@@ -121,6 +122,12 @@ def _bring_in(con: duckdb.DuckDBPyConnection, persist: bool | None) -> duckdb.Du
         finally:
             cursor.close()
     return con
+
+
+def _forget(token: int, gone: weakref.ref[duckdb.DuckDBPyConnection]) -> None:
+    """Let go of what was lent to a database, once no connection is left that a cursor could be opened through."""
+    if all(ref() is None for ref in _LIVE.get(token, ())):
+        _LENT.pop(token, None)
 
 
 def _read_only(cursor: duckdb.DuckDBPyConnection) -> bool:
