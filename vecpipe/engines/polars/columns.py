@@ -49,10 +49,7 @@ def model_from(model: ModelLike) -> Model:
     if isinstance(model, bytes | bytearray | memoryview):
         return Model.from_bytes(bytes(model))
     if isinstance(model, str | Path):
-        try:
-            return Model.from_bytes(Path(model).read_bytes())
-        except OSError as error:
-            raise InputError(f"{model}: the model cannot be read ({error.strerror})") from error
+        return Model.load(model)
     raise InputError(f"expected a model, its bytes or the path of a saved one, got {type(model).__name__}")
 
 
