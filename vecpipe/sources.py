@@ -18,7 +18,9 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from vecpipe.columns.arrow import is_list
 from vecpipe.errors import EngineError, InputError, VecpipeError
+from vecpipe.sql_names import quoted
 
 BATCH_ROWS = 8_192
 _PART = r'(?:[^\W\d]\w*|"(?:[^"]|"")+")'
@@ -110,8 +112,6 @@ def table_query(con: duckdb.DuckDBPyConnection, query: str, columns: Sequence[st
     EngineError
         There is no such table.
     """
-    from vecpipe.engines.duckdb.identifiers import quoted  # the engine's package imports this module
-
     if _TABLE.fullmatch(query.strip()) is None:
         return query
     schema = open_source(con, f"FROM {query} LIMIT 0").schema
@@ -216,9 +216,9 @@ def vector_column(schema: Any, column: str | None) -> str:
 
 
 def _holds_lists(kind: Any) -> bool:
-    """Whether a type is a list, also as a tensor or behind a dictionary: what ``arrays.to_rows`` reads."""
+    """Whether a type is a list, also as a tensor or behind a dictionary: what ``columns.vectors.to_rows`` reads."""
     if isinstance(kind, pa.BaseExtensionType):
         kind = kind.storage_type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+    return is_list(kind)

@@ -64,7 +64,7 @@ def test_recall_is_the_share_of_the_exact_neighbours_that_a_search_finds(coded, 
 
 @pytest.mark.parametrize("name", ["my docs", "order", "s.my docs", 's."a.b"', "memory.main.order", '"say ""x"""'])
 def test_a_table_has_any_name(coded, name):
-    from vecpipe.engines.duckdb.identifiers import quoted_table
+    from vecpipe.sql_names import quoted_table
 
     coded.execute("CREATE SCHEMA s")
     coded.execute(f"CREATE TABLE {quoted_table(name)} AS SELECT id, emb FROM docs")

@@ -10,8 +10,8 @@ from conftest import anisotropic, fixed, table_of, vectors
 
 import vecpipe
 from vecpipe.errors import EngineError, InputError, ModelFormatError, ModelNotFoundError
+from vecpipe.model import Model
 from vecpipe.operators import Codec, registry
-from vecpipe.pipeline import Model
 from vecpipe.spec import parse
 
 SPECS = ["center | pca(4)", "normalize | int8", "center | rotate | binary", "float16", "int8(scale=vector)", "whiten"]

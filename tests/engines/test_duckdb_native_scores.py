@@ -13,7 +13,7 @@ import pytest
 from conftest import anisotropic, table_of
 
 import vecpipe
-from vecpipe.engines.duckdb import functions
+from vecpipe.engines.duckdb import model_functions as functions
 from vecpipe.engines.duckdb.native.memory import gather
 
 DIM = 16
@@ -49,7 +49,7 @@ def handle(con: duckdb.DuckDBPyConnection, name: str, metric: str = "cosine", q:
 def arrow(codes: list[bytes | None], handles: list[str | None]) -> np.ndarray:
     """What the Arrow function returns for the same rows, NaN for NULL."""
     return np.array(
-        functions._score(pa.array(codes, pa.binary()), pa.array(handles, pa.string())).to_pylist(), dtype=np.float32
+        functions.score(pa.array(codes, pa.binary()), pa.array(handles, pa.string())).to_pylist(), dtype=np.float32
     )
 
 
@@ -163,7 +163,7 @@ def agree_vectors(rows: list[tuple], column: pa.DataType, function) -> None:
 @pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
 def test_scores_of_vectors_are_those_of_the_arrow_function(coded, kind, metric):
     h = coded.execute("SELECT vec_query(NULL, $1, $2)", [Q.tolist(), metric]).fetchone()[0]
-    for name, function in (("vec_exact", functions.exact), ("vec_score", functions._score)):
+    for name, function in (("vec_exact", functions.exact), ("vec_score", functions.score)):
         for source in ("docs", "docs WHERE emb IS NOT NULL", "docs WHERE id % 7 = 0 OR id > 4000", "docs LIMIT 1"):
             sql = f"SELECT {name}(emb::{kind}, $h), emb::{kind}::DOUBLE[], $h FROM {source}"
             agree_vectors(coded.execute(sql, {"h": h}).fetchall(), pa.list_(pa.float64()), function)
@@ -194,7 +194,7 @@ def test_vectors_of_a_model_without_codec(coded):
     sql = "SELECT vec_score(vec_transform('flat', emb), $h), vec_transform('flat', emb), $h FROM docs"
     rows = coded.execute(sql, {"h": handle(coded, "flat")}).fetchall()
     assert sum(score is not None for score, _, _ in rows) > 4000
-    agree_vectors(rows, pa.list_(pa.float32()), functions._score)
+    agree_vectors(rows, pa.list_(pa.float32()), functions.score)
 
 
 def test_queries_of_several_kinds_for_vectors_in_one_batch(coded):

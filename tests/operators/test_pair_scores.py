@@ -10,7 +10,7 @@ from test_every_operator import CODES, METRICS, OWN_LENGTHS, fitted
 
 import vecpipe
 from vecpipe.errors import InputError
-from vecpipe.pipeline import Model
+from vecpipe.model import Model
 from vecpipe.spec import parse
 
 X = anisotropic(300)

@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from vecpipe import kernels
 from vecpipe.arrays import Bytes, Float32, Float64
-from vecpipe.blocks import NotFiniteError
-from vecpipe.pipeline import Model
+from vecpipe.model import Model
+from vecpipe.rules import row_not_finite
 from vecpipe.sample import row_hashes
 from vecpipe.scoring import Metric, row_scores
 
@@ -111,7 +111,7 @@ class Candidates:
 
         Raises
         ------
-        NotFiniteError
+        RowError
             A vector holds NaN or an infinite value.
         """
         chosen = np.arange(len(self.Q)) if among is None else among
@@ -136,7 +136,7 @@ class Candidates:
         squares, far = kernels.wide_squared_norms(X)
         bad = far[~np.isfinite(squares[far])]
         if bad.size:
-            raise NotFiniteError(int(bad[0]))
+            raise row_not_finite(X, int(bad[0]))
         norms = np.sqrt(squares)
         queries, rows = self._near(X, norms, which)
         if len(rows) > 2 * _MANY * (self.k + 1) * max(1, len(which)):

@@ -20,11 +20,11 @@ from vecpipe.engines.duckdb.native.kinds import Gathered, Merged, Totals, moment
 from vecpipe.engines.duckdb.native.memory import ANY, BIGINT, BLOB, DOUBLE, FLOAT, UUID, VARCHAR
 from vecpipe.engines.duckdb.native.rows import HOLES, INFINITIES, NANS, NULLS, RAGGED
 from vecpipe.errors import InputError
+from vecpipe.fitting.steps import fit_sketch, needs_sample
 from vecpipe.metrics import isotropy
 from vecpipe.metrics.medoid import most_central
 from vecpipe.metrics.profile import Profile
 from vecpipe.operators import Operator
-from vecpipe.pipeline import fit_sketch, needs_sample
 from vecpipe.sketch import Sketch
 from vecpipe.spec import parse
 

@@ -9,11 +9,13 @@ import numpy as np
 import pyarrow as pa
 
 from vecpipe import kernels
-from vecpipe.arrays import check_width, to_rows
 from vecpipe.cells import CellModel, cell_model
-from vecpipe.engines.duckdb.functions import Scalar, constant, rows_by_model
+from vecpipe.columns.vectors import to_rows
+from vecpipe.engines.duckdb.groups import rows_by_model
 from vecpipe.engines.duckdb.handles import model_of, query_rows
+from vecpipe.engines.duckdb.scalar import Scalar, constant
 from vecpipe.errors import SpecError
+from vecpipe.rules import check_width
 
 _FITTED = pa.struct(
     [("cells", pa.int32()), ("used", pa.int32()), ("distance", pa.float64()), ("imbalance", pa.float64())]

@@ -20,21 +20,9 @@ import duckdb
 import pyarrow as pa
 from duckdb.func import FunctionNullHandling, PythonUDFType
 
-from vecpipe.engines.duckdb import (
-    catalog,
-    cells,
-    extension,
-    functions,
-    index_functions,
-    joins,
-    macros,
-    places,
-    planning,
-    procedures,
-    recall,
-)
-from vecpipe.engines.duckdb.identifiers import quoted
+from vecpipe.engines.duckdb import catalog, extension, functions, macros, places, planning
 from vecpipe.errors import AggregatesUnavailableWarning, EngineError
+from vecpipe.sql_names import quoted
 
 _HAS_CATALOG = """
     SELECT 1 FROM duckdb_tables()
@@ -115,7 +103,8 @@ def _bring_in(con: duckdb.DuckDBPyConnection, persist: bool | None) -> duckdb.Du
             missing = missing_natives(cursor) if new else None
             if missing is not None:
                 warnings.warn(missing, AggregatesUnavailableWarning, stacklevel=3)
-            _LIVE[token] = [ref for ref in _LIVE.get(token, []) if ref() is not None] + [weakref.ref(con)]
+            ref = weakref.ref(con, partial(_forget, token))
+            _LIVE[token] = [known for known in _LIVE.get(token, []) if known() is not None] + [ref]
             if persist is None:
                 persist = not _read_only(cursor)
             catalog.run(cursor, f"USE {quoted(database)}.main")  # macros in main are seen from every schema
@@ -131,6 +120,13 @@ def _bring_in(con: duckdb.DuckDBPyConnection, persist: bool | None) -> duckdb.Du
         finally:
             cursor.close()
     return con
+
+
+def _forget(token: int, gone: weakref.ref[duckdb.DuckDBPyConnection]) -> None:
+    """Let go of what was lent to a database, once no connection is left that a cursor could be opened through."""
+    if all(ref() is None for ref in _LIVE.get(token, ())):
+        _LENT.pop(token, None)
+        extension.EXTENSION.registered.pop(token, None)
 
 
 def _read_only(cursor: duckdb.DuckDBPyConnection) -> bool:
@@ -178,15 +174,7 @@ def _register_functions(cursor: duckdb.DuckDBPyConnection) -> tuple[int, bool]:
         return token, False
     database = planning.Database.of(partial(_cursor_of, token))
     extension.EXTENSION.registered[token] = database
-    for scalar in (
-        *functions.scalars(),
-        *joins.scalars(),
-        *cells.scalars(),
-        *procedures.procedures(database.open_cursor),
-        *recall.scalars(database.open_cursor),
-        *index_functions.scalars(database.indexes),
-        *(() if native else planning.scalars(database)),
-    ):
+    for scalar in (*functions.scalars(database), *(() if native else planning.scalars(database))):
         _create(cursor, scalar.name, scalar.function, scalar.returns, volatile=scalar.volatile)
     _LIVE[token] = []
     return token, True

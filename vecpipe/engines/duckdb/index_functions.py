@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vecpipe.arrays import flat_array
-from vecpipe.engines.duckdb.functions import Scalar, constant, exact
+from vecpipe.columns.arrow import flat_array
 from vecpipe.engines.duckdb.handles import query_rows
 from vecpipe.engines.duckdb.indexes import Indexes, again, check_end, check_live, check_rows, index_name, named_rows
+from vecpipe.engines.duckdb.model_functions import exact
+from vecpipe.engines.duckdb.scalar import Scalar, constant
 from vecpipe.errors import EngineError, InputError, SpecError
 from vecpipe.kernels import one_blas_thread
 from vecpipe.scoring import metric_named

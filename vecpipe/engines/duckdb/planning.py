@@ -14,20 +14,21 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vecpipe.arrays import Rows, check_width
+from vecpipe.arrays import Rows
 from vecpipe.cells import cell_model
 from vecpipe.engines.duckdb.catalog import Newest
-from vecpipe.engines.duckdb.functions import Scalar
 from vecpipe.engines.duckdb.handles import keep_query, query_rows, rows_of_blobs
-from vecpipe.engines.duckdb.identifiers import sql_text
 from vecpipe.engines.duckdb.indexes import Indexes, index_name
 from vecpipe.engines.duckdb.native.aggregate import check_vectors
 from vecpipe.engines.duckdb.native.memory import ANY, BLOB, VARCHAR
 from vecpipe.engines.duckdb.native.reading import Reader
 from vecpipe.engines.duckdb.native.scalars import Kind, PlanFunction
 from vecpipe.engines.duckdb.places import OpenCursor
+from vecpipe.engines.duckdb.scalar import Scalar
 from vecpipe.errors import SpecError
+from vecpipe.rules import check_width
 from vecpipe.scoring import metric_named
+from vecpipe.sql_names import sql_text
 
 Texts = Sequence[str | None]
 Numbers = Sequence[int | None]

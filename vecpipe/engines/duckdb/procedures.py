@@ -14,12 +14,12 @@ import pyarrow as pa
 
 from vecpipe.advise import advise
 from vecpipe.engines.duckdb import catalog
-from vecpipe.engines.duckdb.functions import Scalar
-from vecpipe.engines.duckdb.identifiers import by_name, quoted
 from vecpipe.engines.duckdb.places import OpenCursor, refuse_temporary
+from vecpipe.engines.duckdb.scalar import Scalar
 from vecpipe.errors import EngineError, InputError, SpecError
-from vecpipe.fitting import fit
+from vecpipe.fitting.stream import fit
 from vecpipe.scoring import metric_named
+from vecpipe.sql_names import by_name, quoted
 
 _FITTED = pa.struct(
     [
@@ -48,7 +48,7 @@ _ADVISE_RETURNS = (
 )
 
 
-def procedures(open_cursor: OpenCursor) -> Iterator[Scalar]:
+def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
     """Yield the functions for a database that cursors can be opened on."""
     yield Scalar(
         "_vec_fit_query",

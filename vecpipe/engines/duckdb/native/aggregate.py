@@ -1,4 +1,4 @@
-"""What an aggregate is, and how it judges the rows of a chunk: the same rules and words as ``vecpipe.arrays``."""
+"""What an aggregate is, and how it judges the rows of a chunk: the same rules and words as ``vecpipe.rules``."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vecpipe.arrays import Float64, check_width, nonfinite_rows, not_finite, null_element
+from vecpipe.arrays import Float64
 from vecpipe.engines.duckdb.native.reading import Reader, Vectors
 from vecpipe.engines.duckdb.native.slots import Ids, States, combine
 from vecpipe.errors import InputError
+from vecpipe.rules import check_width, nonfinite_rows, not_finite, null_element
 
 Positions = NDArray[np.int64] | None
 """Positions in a chunk; None stands for all of them."""

@@ -14,15 +14,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vecpipe.arrays import not_finite
-from vecpipe.blocks import Block, NotFiniteError
+from vecpipe.blocks import Block
 from vecpipe.engines.duckdb.native.aggregate import Aggregate, Input, Positions, with_weight
 from vecpipe.engines.duckdb.native.blocks import Rows, Summary
 from vecpipe.engines.duckdb.native.collect import Group, groups
 from vecpipe.engines.duckdb.native.rows import HOLES, INFINITIES, NANS, NULLS, RAGGED, RowArena, two_specs
 from vecpipe.engines.duckdb.native.slots import Ids, States, by_arena, claim, close_if_empty, open_arena
 from vecpipe.engines.duckdb.native.sums import SumArena, combine_sums, quick_sum, reduce_rows, sums_of, weighted_sum
-from vecpipe.errors import InputError, SpecError
+from vecpipe.errors import InputError, RowError, SpecError
 from vecpipe.sketch import Sketch
 from vecpipe.spec import parse
 
@@ -204,9 +203,9 @@ class Gathered(Aggregate):
             values = values.astype(np.float32, copy=False)
         try:
             given = Rows(Block.of(values, weights), tags)
-        except NotFiniteError as error:
+        except RowError as error:
             i = error.row if rows is None else int(rows[error.row])
-            raise not_finite(self.where(first + i), values[error.row]) from None
+            raise InputError(f"{self.where(first + i)} {error.rule}") from None
         own = ids if rows is None or len(ids) == 1 else ids[rows]
         for home, at, local in by_arena(own):
             assert isinstance(home, RowArena)

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vecpipe.arrays import wrong_code_length
 from vecpipe.engines.duckdb.native.capi import Api
 from vecpipe.engines.duckdb.native.memory import (
     ARRAY,
@@ -28,6 +27,7 @@ from vecpipe.engines.duckdb.native.memory import (
     type_name,
 )
 from vecpipe.errors import InputError
+from vecpipe.rules import wrong_code_length
 
 
 @dataclass
