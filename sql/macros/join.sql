@@ -27,7 +27,7 @@ CREATE OR REPLACE MACRO vec_knn_join(
                        (SELECT _vec_gather(
                             list(_vec_emb), list(_vec_key), list(_vec_at),
                             CASE WHEN code IS NULL THEN NULL ELSE _vec_model(model) END,
-                            CASE WHEN self THEN k + 1 ELSE k END, metric, within IS NOT NULL)
+                            _vec_count(k, 'vec_knn_join: k') + self::INTEGER, metric, within IS NOT NULL)
                         FROM _vec_asked),
                        _vec_id, _vec_v, _vec_key) AS _vec_pairs
             FROM (
@@ -47,5 +47,5 @@ CREATE OR REPLACE MACRO vec_knn_join(
         FROM _vec_found JOIN _vec_asked ON _vec_at = _vec_pair.query
         WHERE NOT self OR _vec_asked._vec_id::VARCHAR IS DISTINCT FROM _vec_found._vec_id::VARCHAR
     )
-    WHERE rank <= k
+    WHERE rank <= _vec_count(k, 'vec_knn_join: k')
     ORDER BY _vec_at, rank;

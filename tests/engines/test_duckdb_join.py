@@ -176,7 +176,8 @@ def test_empty_sides_and_k_beyond_the_rows(con: duckdb.DuckDBPyConnection) -> No
     ("text", "words"),
     [
         ("'queries', 'wide'", "12"),
-        ("'queries', 'docs', k := 0", "k is 0"),
+        ("'queries', 'docs', k := 0", "vec_knn_join: k is 0; expected a whole number of at least 1"),
+        ("'queries', 'docs', k := NULL", "vec_knn_join: k is NULL; expected a whole number of at least 1"),
         ("'queries', 'docs', metric := 'dot'", "dot"),
         ("'queries', 'docs', code := 'emb', model := 'nobody'", "nobody"),
         ("'bad', 'docs'", "NaN"),
