@@ -172,6 +172,17 @@ def test_empty_sides_and_k_beyond_the_rows(con: duckdb.DuckDBPyConnection) -> No
     assert len(joined(con, "'queries', 'docs', k := 1000, metric := 'ip'")) == 6
 
 
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_k_takes_memory_for_the_rows_there_are_alone(con: duckdb.DuckDBPyConnection, metric: str) -> None:
+    Q, X = grid(7, 40), grid(5_000, 41)
+    given(con, "queries", Q)
+    given(con, "docs", X)
+    whole = expected(scores_of(Q, X, metric), len(X))
+    for k in ("100_000_000_000", "5_000", "5_000::HUGEINT"):
+        assert joined(con, f"'queries', 'docs', k := {k}, metric := '{metric}'") == whole
+    assert joined(con, f"'queries', 'docs', k := 4_990, metric := '{metric}'") == [at for at in whole if at[2] <= 4_990]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
