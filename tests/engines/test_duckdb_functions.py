@@ -442,7 +442,7 @@ def test_a_version_can_be_asked_for(stored, X):
     assert len({one(stored, "SELECT hex(vec_encode($1, emb)) FROM docs LIMIT 1", [name]) for name in versions}) == 2
     wide = "SELECT vec_transform('m.query@' || $1, emb) = vec_transform('m@' || $1, emb) FROM docs LIMIT 1"
     assert one(stored, wide, [next(iter(versions)).removeprefix("m@")])
-    for name in ("m@999", "m@", "m@x", "@1"):
+    for name in ("m@999", "m@99999999999999999999", f"m@{9:0>60}", "m@", "m@x", "@1"):
         with pytest.raises(duckdb.Error, match="no model is named"):
             stored.execute("SELECT vec_encode($1, emb) FROM docs", [name]).fetchall()
         with pytest.raises(ModelNotFoundError, match="no model is named"):
