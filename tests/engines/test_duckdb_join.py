@@ -191,6 +191,7 @@ def test_k_takes_memory_for_the_rows_there_are_alone(con: duckdb.DuckDBPyConnect
         ("'queries', 'docs', k := NULL", "vec_knn_join: k is NULL; expected a whole number of at least 1"),
         ("'queries', 'docs', metric := 'dot'", "dot"),
         ("'queries', 'docs', code := 'emb', model := 'nobody'", "nobody"),
+        ("'queries', 'docs', model := 'm'", "model is 'm', but vectors are joined as they are; pass code :="),
         ("'bad', 'docs'", "NaN"),
         ("'queries', 'bad'", "NaN"),
     ],
