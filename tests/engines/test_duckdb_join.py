@@ -133,7 +133,7 @@ def test_a_row_does_not_find_itself_in_a_self_join(con: duckdb.DuckDBPyConnectio
     assert joined(con, "'docs', 'docs', k := 3, self := true") == expected(scores, 3)
 
 
-@pytest.mark.parametrize("kind", ["VARCHAR", "UUID", "DATE", "HUGEINT"])
+@pytest.mark.parametrize("kind", ["VARCHAR", "UUID", "DATE", "HUGEINT", "ENUM"])
 def test_ids_of_any_plain_type(con: duckdb.DuckDBPyConnection, kind: str) -> None:
     given(con, "numbered", np.repeat(grid(2, 20), 40, axis=0))
     made = {
@@ -141,7 +141,9 @@ def test_ids_of_any_plain_type(con: duckdb.DuckDBPyConnection, kind: str) -> Non
         "UUID": "printf('00000000-0000-0000-0000-%012d', 99 - id)::UUID",
         "DATE": "DATE '2026-01-01' - id::INTEGER",
         "HUGEINT": "(99 - id)::HUGEINT",
+        "ENUM": "printf('%02d', id)::backwards",
     }[kind]
+    con.execute("CREATE TYPE backwards AS ENUM (SELECT printf('%02d', 99 - i) FROM range(100) AS r (i))")
     con.execute(f"CREATE TABLE docs AS SELECT {made} AS id, emb FROM numbered")
     found = con.execute(
         "SELECT id FROM vec_knn_join('docs', 'docs', k := 5) WHERE query_id = (SELECT min(id) FROM docs)"
