@@ -608,3 +608,9 @@ def test_hashed_text_in_sql_is_that_of_python(con):
     for column in ("text", "text::ENUM('Read a Parquet file', 'the', '', 'naïve 東京')"):
         found = vectors(con.execute(f"SELECT vec_hash_embed({column}, 16) FROM texts ORDER BY i"))
         np.testing.assert_array_equal(np.nan_to_num(found), expected)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_result_beyond_float32_is_infinite_without_a_warning(con):
+    assert one(con, "SELECT vec_norm([3e38, 3e38])") == np.inf
+    assert one(con, "SELECT vec_dot([-3e38, 3e38], [3e38, -3e38])") == -np.inf
