@@ -211,7 +211,9 @@ def vector_column(schema: Any, column: str | None) -> str:
     lists = [field.name for field in schema if _holds_lists(field.type)]
     if len(lists) != 1:
         found = f"{len(lists)} columns hold lists ({', '.join(lists)})" if lists else "no column holds lists"
-        raise InputError(f"cannot tell which column holds the vectors: {found}; name it with column=")
+        raise InputError(
+            f"cannot tell which column holds the vectors: {found}; name it with column=, or select no other list"
+        )
     return str(lists[0])
 
 

@@ -110,6 +110,18 @@ def test_vectors_that_cannot_be_told_from_zero_have_no_cosine():
     assert np.isnan(scores[1:]).all()
 
 
+@pytest.mark.parametrize("behind", ["", "center | ", "pca(4) | "])
+@pytest.mark.parametrize("codec", ["pq(1, bits=4)", "rvq(1, bits=4)", "pq(1)", "bebr(1)"])
+def test_rows_of_length_one_have_a_cosine_though_a_zero_vector_would_have_their_code(behind, codec):
+    model = fitted(f"normalize | {behind}{codec}", X)
+    codes, _ = model.encode(X)
+    assert not np.isnan(model.score(model.prepare(X[:1], "cosine"), codes)).any()
+    decoded = stood_for(model, codes)
+    found = model.score_codes(codes, np.repeat(codes[:1], len(codes), axis=0), "cosine")
+    np.testing.assert_allclose(found, formula(decoded, decoded[:1], "cosine"), atol=1e-4)
+    assert not np.isnan(model.score_codes(codes, codes, "cosine")).any()
+
+
 def test_columns_of_different_lengths_and_wrong_codes_are_refused():
     model = fitted("int8", X)
     codes, _ = model.encode(X)

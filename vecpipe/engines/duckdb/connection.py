@@ -126,7 +126,6 @@ def _forget(token: int, gone: weakref.ref[duckdb.DuckDBPyConnection]) -> None:
     """Let go of what was lent to a database, once no connection is left that a cursor could be opened through."""
     if all(ref() is None for ref in _LIVE.get(token, ())):
         _LENT.pop(token, None)
-        extension.EXTENSION.registered.pop(token, None)
 
 
 def _read_only(cursor: duckdb.DuckDBPyConnection) -> bool:

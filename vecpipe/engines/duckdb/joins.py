@@ -113,6 +113,8 @@ def _offer(handle: Any, ids: Any, v: Any, key: Any) -> Any:
 
     def rank() -> npt.NDArray[np.int64]:
         flat = flat_array(ids)
+        if pa.types.is_dictionary(flat.type):  # an ENUM: the order of its values, not of their texts
+            flat = flat.indices
         try:
             order = pc.array_sort_indices(flat).to_numpy()
         except pa.ArrowException:

@@ -80,6 +80,9 @@ def _audit(
     settings: dict[str, Any],
 ) -> dict[str, Any]:
     given = {name: settings[name] for name in _SETTINGS if settings.get(name) is not None}
+    for name in ("k", "metric"):
+        if name not in given:
+            raise InputError(f"vec_recall: {name} must not be NULL")
     k, metric = int(given["k"]), metric_named(given["metric"])
     if k < 1 or sample < 1:
         raise SpecError(f"vec_recall: k is {k} and sample is {sample}; expected at least 1 of each")

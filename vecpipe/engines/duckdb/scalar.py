@@ -56,7 +56,8 @@ def both(a: Mask | None, b: Mask) -> Mask | None:
 
 def floats(values: npt.NDArray[Any], valid: Mask | None = None) -> Any:
     """Return a FLOAT column, NULL where the value is NaN or the row does not count."""
-    values = values.astype(np.float32, copy=False)
+    with np.errstate(over="ignore"):
+        values = values.astype(np.float32, copy=False)
     if valid is None and len(values) and not math.isnan(values.min()):
         return pa.array(values)
     missing = np.isnan(values)
