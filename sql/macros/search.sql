@@ -35,6 +35,10 @@ CREATE OR REPLACE MACRO _vec_planned_with_newest(wanted) AS
          ELSE true
     END;
 
+-- So many rows go on to the next stage; an error where a number is none.
+CREATE OR REPLACE MACRO _vec_most(k, times) AS
+    _vec_limit(k::VARCHAR, times::VARCHAR);
+
 -- The columns of a table that a search gives back: all but score, which gives way to the search's own. RE2 cannot say "not".
 CREATE OR REPLACE MACRO _vec_kept() AS
     '(?s)^(.{0,4}|[^sS].{4}|.[^cC].{3}|.{2}[^oO].{2}|.{3}[^rR].|.{4}[^eE]|.{6,})$';
@@ -63,31 +67,31 @@ CREATE OR REPLACE MACRO _vec_rows(source, item, v, tie) AS
 CREATE OR REPLACE MACRO vec_search
 -- exact
 (source, q, rerank, k := 10, oversample := 4, metric := 'cosine') AS TABLE (
-    SELECT COLUMNS('(?s)^_vec_c_(.*)$') AS '\1', _vec_score AS score
+    SELECT COLUMNS('(?s)^_vec_c_(.*)$') AS '\1', _vec_found._vec_score AS score
     FROM (
         SELECT *, _vec_score(_vec_v, _vec_query(NULL, q, metric)) AS _vec_score
         FROM query(_vec_rows(source, NULL, rerank, NULL))
         ORDER BY _vec_score DESC NULLS LAST
-        LIMIT k
-    )
-    WHERE _vec_score IS NOT NULL
-    ORDER BY _vec_score DESC
+        LIMIT _vec_most(k, 1)
+    ) AS _vec_found
+    WHERE _vec_found._vec_score IS NOT NULL
+    ORDER BY _vec_found._vec_score DESC
 ),
 -- by code alone
 (source, q, code, model := NULL, k := 10, oversample := 4, metric := 'cosine') AS TABLE (
-    SELECT COLUMNS('(?s)^_vec_c_(.*)$') AS '\1', _vec_score AS score
+    SELECT COLUMNS('(?s)^_vec_c_(.*)$') AS '\1', _vec_found._vec_score AS score
     FROM (
         SELECT *, _vec_score(_vec_item, _vec_query(model, q, metric)) AS _vec_score
         FROM query(_vec_rows(source, code, NULL, NULL))
         ORDER BY _vec_score DESC NULLS LAST
-        LIMIT k
-    )
-    WHERE _vec_score IS NOT NULL AND _vec_planned_with_newest(model)
-    ORDER BY _vec_score DESC
+        LIMIT _vec_most(k, 1)
+    ) AS _vec_found
+    WHERE _vec_found._vec_score IS NOT NULL AND _vec_planned_with_newest(model)
+    ORDER BY _vec_found._vec_score DESC
 ),
 -- by code, then exactly; either may be NULL
 (source, q, code, rerank, model, k := 10, oversample := 4, metric := 'cosine') AS TABLE (
-    SELECT COLUMNS('(?s)^_vec_c_(.*)$') AS '\1', _vec_score AS score
+    SELECT COLUMNS('(?s)^_vec_c_(.*)$') AS '\1', _vec_found._vec_score AS score
     FROM (
         SELECT *,
                CASE WHEN rerank IS NULL OR code IS NULL THEN _vec_coarse
@@ -103,23 +107,21 @@ CREATE OR REPLACE MACRO vec_search
                     coalesce(code, rerank, 'vec_search needs code := or rerank := with the name of a column'),
                     rerank, NULL))
                 ORDER BY _vec_coarse DESC NULLS LAST
-                LIMIT CASE WHEN rerank IS NULL OR code IS NULL THEN k ELSE k * oversample END
+                LIMIT _vec_most(k, CASE WHEN rerank IS NULL OR code IS NULL THEN 1 ELSE oversample END)
             )
             WHERE _vec_coarse IS NOT NULL
         )
-    )
-    WHERE _vec_score IS NOT NULL
+    ) AS _vec_found
+    WHERE _vec_found._vec_score IS NOT NULL
       AND (model IS NULL OR code IS NULL OR _vec_planned_with_newest(model))
-    ORDER BY _vec_score DESC
+    ORDER BY _vec_found._vec_score DESC
     LIMIT k
 ),
 -- in the nearest cells: joined, so that DuckDB reads vectors in these cells alone, in a LATERAL join too, where queries
 -- are prepared before the join and not for every row
 (source, q, cell, model, nprobe := 16, code := NULL, rerank := NULL, ties := NULL, k := 10, oversample := 4,
  metric := 'cosine') AS TABLE (
-    SELECT * EXCLUDE (_vec_in, _vec_asked, _vec_raw, _vec_cell, _vec_item, _vec_v, _vec_tie, _vec_coarse, _vec_place,
-                      _vec_score),
-           _vec_score AS score
+    SELECT COLUMNS('(?s)^_vec_c_(.*)$') AS '\1', _vec_found._vec_score AS score
     FROM (
         SELECT *,
                CASE WHEN rerank IS NULL OR code IS NULL THEN _vec_coarse
@@ -134,24 +136,25 @@ CREATE OR REPLACE MACRO vec_search
                            _vec_query(CASE WHEN code IS NULL THEN NULL ELSE model END, q, metric) AS _vec_asked,
                            _vec_query(NULL, q, metric) AS _vec_raw
                 ) JOIN query(_vec_sql(
-                    'SELECT %I AS _vec_cell, %I AS _vec_item, %I AS _vec_v, %I AS _vec_tie, COLUMNS(_vec_kept()) FROM %T',
+                    'SELECT %I AS _vec_cell, %I AS _vec_item, %I AS _vec_v, %I AS _vec_tie,
+                         COLUMNS(_vec_kept()) AS ''_vec_c_\1'' FROM %T',
                     cell, coalesce(code, rerank, 'vec_search needs code := or rerank := with the name of a column'),
                     rerank, ties, source
                 )) ON _vec_cell = _vec_in
                 ORDER BY _vec_coarse DESC NULLS LAST, _vec_tie
-                LIMIT CASE WHEN rerank IS NULL OR code IS NULL THEN k ELSE k * oversample END
+                LIMIT _vec_most(k, CASE WHEN rerank IS NULL OR code IS NULL THEN 1 ELSE oversample END)
             )
             WHERE _vec_coarse IS NOT NULL
         )
-    )
-    WHERE _vec_score IS NOT NULL AND _vec_planned_with_newest(model)
-    ORDER BY _vec_score DESC, _vec_tie
+    ) AS _vec_found
+    WHERE _vec_found._vec_score IS NOT NULL AND _vec_planned_with_newest(model)
+    ORDER BY _vec_found._vec_score DESC, _vec_found._vec_tie
     LIMIT k
 ),
 -- with an order of rows of the same score
 (source, q, ties, model := NULL, code := NULL, rerank := NULL, k := 10, oversample := 4,
  metric := 'cosine') AS TABLE (
-    SELECT COLUMNS('(?s)^_vec_c_(.*)$') AS '\1', _vec_score AS score
+    SELECT COLUMNS('(?s)^_vec_c_(.*)$') AS '\1', _vec_found._vec_score AS score
     FROM (
         SELECT *,
                CASE WHEN rerank IS NULL OR code IS NULL THEN _vec_coarse
@@ -167,14 +170,14 @@ CREATE OR REPLACE MACRO vec_search
                     coalesce(code, rerank, 'vec_search needs code := or rerank := with the name of a column'),
                     rerank, ties))
                 ORDER BY _vec_coarse DESC NULLS LAST, _vec_tie
-                LIMIT CASE WHEN rerank IS NULL OR code IS NULL THEN k ELSE k * oversample END
+                LIMIT _vec_most(k, CASE WHEN rerank IS NULL OR code IS NULL THEN 1 ELSE oversample END)
             )
             WHERE _vec_coarse IS NOT NULL
         )
-    )
-    WHERE _vec_score IS NOT NULL
+    ) AS _vec_found
+    WHERE _vec_found._vec_score IS NOT NULL
       AND (model IS NULL OR code IS NULL OR _vec_planned_with_newest(model))
-    ORDER BY _vec_score DESC, _vec_tie
+    ORDER BY _vec_found._vec_score DESC, _vec_found._vec_tie
     LIMIT k
 ),
 -- through a resident index of the table; rerank is the column of vectors that it was made of, model refuses an index
@@ -182,7 +185,7 @@ CREATE OR REPLACE MACRO vec_search
 -- rows of the table with all queries. The count gathers the rows too, which come from all over the table.
 (source, q, index, rerank, ties := NULL, model := NULL, nprobe := 16, k := 10, oversample := 4,
  metric := 'cosine') AS TABLE (
-    SELECT * EXCLUDE (_vec_score, _vec_tie, _vec_v, _vec_row, _vec_named, _vec_asked, _vec_live), _vec_score AS score
+    SELECT COLUMNS('(?s)^_vec_c_(.*)$') AS '\1', _vec_found._vec_score AS score
     FROM (
         SELECT *,
                _vec_index_score(index, _vec_named, _vec_live, _vec_v, _vec_asked, current_database()) AS _vec_score
@@ -198,14 +201,14 @@ CREATE OR REPLACE MACRO vec_search
                            txid_current(), current_setting('search_path'), current_database())) AS _vec_named,
                        _vec_query(NULL, q, metric) AS _vec_asked
             ) JOIN query(_vec_sql(
-                'SELECT rowid AS _vec_row, %I AS _vec_v, %I AS _vec_tie, COLUMNS(_vec_kept()) FROM %N',
+                'SELECT rowid AS _vec_row, %I AS _vec_v, %I AS _vec_tie, COLUMNS(_vec_kept()) AS ''_vec_c_\1'' FROM %N',
                 rerank, ties, source, NULL, NULL
             )) ON _vec_row = _vec_named.row
         )
-    )
-    WHERE _vec_score IS NOT NULL
-    ORDER BY _vec_score DESC, _vec_tie, _vec_row
-    LIMIT k
+    ) AS _vec_found
+    WHERE _vec_found._vec_score IS NOT NULL
+    ORDER BY _vec_found._vec_score DESC, _vec_found._vec_tie, _vec_found._vec_row
+    LIMIT _vec_most(k, 1)
 ),
 -- refused: nothing to search by
 (source, q, model := NULL, k := 10, metric := 'cosine') AS TABLE (

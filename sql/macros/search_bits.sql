@@ -7,7 +7,7 @@
 CREATE OR REPLACE MACRO vec_search_bits(
     source, q, bits, rerank, model, k := 10, oversample := 32, metric := 'cosine'
 ) AS TABLE
-    SELECT COLUMNS('(?s)^_vec_c_(.*)$') AS '\1', _vec_score AS score
+    SELECT COLUMNS('(?s)^_vec_c_(.*)$') AS '\1', _vec_found._vec_score AS score
     FROM (
         SELECT *, _vec_exact(_vec_v, _vec_query(NULL, q, metric)) AS _vec_score
         FROM (
@@ -17,11 +17,11 @@ CREATE OR REPLACE MACRO vec_search_bits(
                        bit_count(xor(_vec_item::BIT, _vec_query_bits(_vec_query(model, q, metric))::BIT)) AS _vec_differ
                 FROM query(_vec_rows(source, bits, rerank, NULL))
                 ORDER BY _vec_differ NULLS LAST
-                LIMIT k * oversample
+                LIMIT _vec_most(k, oversample)
             )
             WHERE _vec_differ IS NOT NULL
         )
-    )
-    WHERE _vec_score IS NOT NULL AND _vec_planned_with_newest(model)
-    ORDER BY _vec_score DESC
+    ) AS _vec_found
+    WHERE _vec_found._vec_score IS NOT NULL AND _vec_planned_with_newest(model)
+    ORDER BY _vec_found._vec_score DESC
     LIMIT k;

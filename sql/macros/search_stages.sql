@@ -1,7 +1,7 @@
 -- Over all rows where cell is NULL, else over those whose cell is among near. The finer codes stand where other searches
 -- have ties.
 CREATE OR REPLACE MACRO _vec_search_stages(source, q, stages, models, cell, near, k, oversample, metric) AS TABLE
-    SELECT COLUMNS('(?s)^_vec_c_(.*)$') AS '\1', _vec_score AS score
+    SELECT COLUMNS('(?s)^_vec_c_(.*)$') AS '\1', _vec_found._vec_score AS score
     FROM (
         SELECT *, _vec_exact(_vec_v, _vec_query(NULL, q, metric)) AS _vec_score
         FROM (
@@ -15,18 +15,18 @@ CREATE OR REPLACE MACRO _vec_search_stages(source, q, stages, models, cell, near
                    OR list_contains(near, COLUMNS(lambda c: lower(c) = lower('_vec_c_' || coalesce(cell, stages[1]))))
                       IS TRUE
                 ORDER BY _vec_coarse DESC NULLS LAST
-                LIMIT k * oversample[1]
+                LIMIT _vec_most(k, oversample[1])
             )
             WHERE _vec_coarse IS NOT NULL
             ORDER BY _vec_fine DESC NULLS LAST
-            LIMIT k * oversample[2]
+            LIMIT _vec_most(k, oversample[2])
         )
         WHERE _vec_fine IS NOT NULL
-    )
-    WHERE _vec_score IS NOT NULL
+    ) AS _vec_found
+    WHERE _vec_found._vec_score IS NOT NULL
       AND _vec_planned_with_newest(models[1])
       AND _vec_planned_with_newest(models[2])
-    ORDER BY _vec_score DESC
+    ORDER BY _vec_found._vec_score DESC
     LIMIT k;
 
 -- A funnel: shortlists by ever finer codes, then exact scores.

@@ -79,15 +79,13 @@ def _probed(
     name, count = _same(model, "model"), _same(nprobe, "nprobe")
     if name is None:
         raise SpecError("cell := needs model := with the name of the model that the cells come from")
-    if count is None or not count.lstrip("+-").isdecimal():
-        raise SpecError(f"vec_search: nprobe is {count}; expected a whole number of cells")
     if q.nulls == len(q):
         return [None] * len(q)
     found = cell_model(
         database.newest(name, int(_same(transaction, "transaction") or 0), _same(place, "place") or "")[0]
     )
     check_width(q.dim, found.dim, "vec_search: q")
-    cells, there = found.probe(q.values, int(count))
+    cells, there = found.probe(q.values, _whole(count, "nprobe"))
     if q.valid is not None:
         there = there & q.valid
     return [row if known else None for row, known in zip(cells, there.tolist(), strict=True)]
@@ -104,6 +102,17 @@ def _same(values: Texts, what: str) -> str | None:
 
 def _last(database: Database, index: Texts, where: Texts) -> Numbers:
     return [database.indexes.get(index_name(name), place or "").last for name, place in zip(index, where, strict=True)]
+
+
+def _limit(database: Database, k: Texts, times: Texts) -> Numbers:
+    return [_whole(a, "k") * _whole(b, "oversample") for a, b in zip(k, times, strict=True)]
+
+
+def _whole(text: str | None, what: str) -> int:
+    if text is None or not text.isdecimal() or int(text) < 1:
+        shown = "NULL" if text is None else text
+        raise SpecError(f"vec_search: {what} is {shown}; expected a whole number of at least 1")
+    return int(text)
 
 
 def _number(number: int) -> Numbers:
@@ -179,6 +188,7 @@ _FUNCTIONS = (
     _Planned("_vec_prepare", "vec_query", "model, q, metric, transaction, place", "text", _query),
     _Planned("_vec_version", "vec_search", "model, transaction, place", "number", _version),
     _Planned("_vec_probed", "vec_search", "model, q, nprobe, transaction, place", "numbers", _probed),
+    _Planned("_vec_limit", "vec_search", "k, times", "number", _limit),
     _Planned("_vec_index_last", "vec_search", "index, database", "number", _last),
 )
 NATIVE = (
