@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -551,3 +552,19 @@ def test_a_code_of_another_length_is_told_by_row_of_the_table(tmp_path):
     model = vecpipe.fit(np.eye(4, dtype=np.float32), "int8")
     with pytest.raises(InputError, match="code: row 9000 holds 3 bytes"):
         apply_model(source, model, tmp_path / "out.parquet", decode=True)
+
+
+def test_a_folder_of_the_users_where_parts_would_go_is_refused_and_left_alone(tmp_path, table, model):
+    source, target = store(table, tmp_path / "docs.parquet"), tmp_path / "out.parquet"
+    mine = tmp_path / "out.parquet.partial"
+    for again in (False, True):
+        mine.mkdir()
+        (mine / "notes.txt").write_text("mine")
+        if again:
+            assert apply_model(source, model, target).rows == ROWS
+        else:
+            with pytest.raises(InputError, match=r"partial holds 'notes.txt', which is no unfinished work"):
+                apply_model(source, model, target)
+        assert [path.name for path in mine.iterdir()] == ["notes.txt"]
+        shutil.rmtree(mine)
+        apply_model(source, model, target)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ import pyarrow as pa
 
 from vecpipe.arrays import OnInvalid, from_codes, rows_named, to_codes, to_rows, to_vectors
 from vecpipe.errors import InputError, ResumeError, VecpipeError
-from vecpipe.etl.parts import PartWriter, Workspace
+from vecpipe.etl.parts import PartWriter, Workspace, discard
 from vecpipe.etl.tables import BLOCK_ROWS, Table, is_duckdb, open_table
 from vecpipe.etl.targets import Target, open_target
 from vecpipe.etl.types import cast, plain
@@ -145,7 +144,7 @@ def apply_model(
         if there is not None and not overwrite:
             if there.get("run") != record["run"]:
                 raise InputError(f"{rows_out.name} exists already; choose another name, or overwrite it (--overwrite)")
-            _leftovers(rows_out.folder)
+            discard(rows_out.folder, plan.output)
             return Applied(rows_out.name, rows_in.rows, rows_in.rows, int(there.get("invalid", 0)), plan.output)
         size = _part_rows(plan.schema) if part_rows is None else part_rows
         if size < 1:
@@ -338,9 +337,3 @@ def _digest(run: dict[str, Any]) -> str:
 def _refuse_itself(source: Path, table: str | None, target: Path, into: str | None) -> None:
     if target.exists() and source.samefile(target) and (table or "").lower() == (into or "").lower():
         raise InputError("source and target are the same; write to another name")
-
-
-def _leftovers(folder: Path) -> None:
-    """Remove the parts of a run whose target is in place already."""
-    if folder.is_dir():
-        shutil.rmtree(folder, ignore_errors=True)

@@ -8,7 +8,6 @@ compaction the fragments concerned are computed again and the commit is tried on
 from __future__ import annotations
 
 import secrets
-import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -299,8 +298,3 @@ def _calls(
             yield partial(compute, block, live, alive, row)
             row += alive
         yield None
-
-
-def discard(uri: str, column: str, named: str | Path | None) -> None:
-    """Remove what an unfinished backfill of a column has left."""
-    shutil.rmtree(checkpoint_folder(uri, column, named), ignore_errors=True)

@@ -13,12 +13,13 @@ import pyarrow as pa
 
 from vecpipe.arrays import OnInvalid, check_width
 from vecpipe.engines.lancedb import computed, tags
-from vecpipe.engines.lancedb.backfill import Backfilled, Plan, discard, fill
+from vecpipe.engines.lancedb.backfill import Backfilled, Plan, checkpoint_folder, fill
 from vecpipe.engines.lancedb.catalog import load_model, save_model
 from vecpipe.engines.lancedb.fragments import behind, field_id, field_name, pieces
 from vecpipe.engines.lancedb.host import asking, database_of, latest_dataset
 from vecpipe.engines.lancedb.marks import Mark, mark_of, marked
 from vecpipe.errors import InputError
+from vecpipe.etl.parts import discard
 from vecpipe.fitting import Progress
 from vecpipe.pipeline import Model
 from vecpipe.sources import vector_column
@@ -75,7 +76,7 @@ def add_column(
     on_invalid
         What a ragged, NaN or infinite row does: ``"error"`` stops, ``"null"`` gives NULL and counts it.
     checkpoint
-        Folder for unfinished work, beside the table by default.
+        Folder for unfinished work, and nothing else: it is removed in the end. Beside the table by default.
     restart
         Throw away what an interrupted run has left instead of going on from it.
     part_rows
@@ -195,7 +196,7 @@ def drop(table: Any, column: str, *, checkpoint: str | Path | None = None) -> in
         table.drop_columns([column])
         tags.remove(table, column)
     if checkpoint is not None or "://" not in str(dataset.uri):
-        discard(str(dataset.uri), column, checkpoint)
+        discard(checkpoint_folder(str(dataset.uri), column, checkpoint), column)
     table.checkout_latest()
     return int(table.version)
 
