@@ -19,7 +19,7 @@ import pytest
 import vecpipe
 from vecpipe.errors import EngineError, InputError, ResumeError
 from vecpipe.etl import apply_model
-from vecpipe.etl.files import replacing
+from vecpipe.etl.files import replacing, write_whole
 
 ROWS, DIM = 3_000, 24
 FORMATS = ("parquet", "arrow", "duckdb")
@@ -349,6 +349,20 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
         half()
     assert path.read_text() == "old"
     assert leftovers(tmp_path) == []
+
+
+def test_two_that_write_the_same_file_at_once_do_not_meet(tmp_path):
+    path = tmp_path / "model"
+    with replacing(path) as draft, draft.open("w") as slow:
+        slow.write("slow")
+        slow.flush()
+        write_whole(path, b"quick")
+        slow.write(" and whole")
+        slow.flush()
+        assert path.read_text() == "quick"
+    assert path.read_text() == "slow and whole"
+    assert leftovers(tmp_path) == []
+
 
 
 # Killed for good --------------------------------------------------------------------------------------------
