@@ -364,7 +364,6 @@ def test_two_that_write_the_same_file_at_once_do_not_meet(tmp_path):
     assert leftovers(tmp_path) == []
 
 
-
 # Killed for good --------------------------------------------------------------------------------------------
 
 

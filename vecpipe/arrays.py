@@ -73,8 +73,8 @@ def to_rows(
     Parameters
     ----------
     data
-        Arrow array or chunked array of fixed-size list, list or large list over float16/32/64, integers or
-        decimals (dictionary-encoded too); anything with ``__arrow_c_array__`` / ``__arrow_c_stream__``; a
+        Arrow array or chunked array of fixed-size list, list, large list or list view over float16/32/64, integers
+        or decimals (dictionary-encoded too); anything with ``__arrow_c_array__`` / ``__arrow_c_stream__``; a
         2-D NumPy array; or a list of lists.
     column
         Name used in errors.
@@ -140,6 +140,8 @@ def _arrow(data: Any, column: str) -> Any:
         data = data.dictionary_decode()
     if pa.types.is_null(data.type):
         return data.cast(pa.list_(pa.float32()))
+    if is_list_view(data.type):
+        data = _in_line(data)
     if not _is_list(data.type):
         raise InputError(
             f"{column}: expected a list or array of numbers, got {data.type}; "
@@ -153,6 +155,18 @@ def _from_python(data: Any, column: str) -> Any:
         return pa.array(data)
     except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{column}: cannot be read as a column ({error})") from error
+
+
+def is_list_view(kind: Any) -> bool:
+    """Whether a type is a list whose values lie in any order."""
+    return bool(pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind))
+
+
+def _in_line(views: Any) -> Any:
+    """Return list views as lists. Arrow's own cast leaves the last offset unset (seen in 26.0)."""
+    lengths = pc.fill_null(pc.list_value_length(views), 0).to_numpy(zero_copy_only=False)
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    return pa.LargeListArray.from_arrays(pa.array(offsets), views.flatten(), mask=views.is_null())
 
 
 def _is_list(kind: Any) -> bool:

@@ -46,7 +46,8 @@ def fit(
     Parameters
     ----------
     source
-        A DuckDB connection or relation, Arrow table, reader or dataset, NumPy array, path, Polars frame.
+        A DuckDB connection or relation, Arrow table, reader or dataset, NumPy array, Polars frame, or a path: of a
+        Parquet or Arrow file, a folder of Parquet files, a pattern (``data/*/part-*.parquet``).
     query_or_spec, spec
         Query, or name of a table, and spec for a connection; the spec alone otherwise.
     column
@@ -88,7 +89,7 @@ def fit(
     if query is not None and isinstance(source, duckdb.DuckDBPyConnection):
         query = table_query(source, query, (column, weight))
         queries = table_query(source, queries, (column,)) if isinstance(queries, str) else queries
-    opened = open_source(source, query)
+    opened = open_source(source, query, columns=(column, weight))
     sketch = sketch_source(
         opened,
         column=column,
@@ -100,7 +101,8 @@ def fit(
     )
     asked = None
     if queries is not None:
-        opened = open_source(source, queries) if isinstance(queries, str) and query else open_source(queries)
+        asking = isinstance(queries, str) and query
+        opened = open_source(source, queries) if asking else open_source(queries, columns=(column,))
         asked = sketch_source(opened, column=column, on_invalid=on_invalid, threads=threads)
     return fit_sketch(sketch, steps, asked)
 

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from vecpipe.engines.duckdb.identifiers import name_parts, quoted, quoted_table
 from vecpipe.errors import EngineError, InputError
 from vecpipe.etl.types import file_type
-from vecpipe.sources import ARROW_SUFFIXES, holds_duckdb
+from vecpipe.paths import ARROW_SUFFIXES, check_name, holds_duckdb
 
 BLOCK_ROWS = 8_192
 """Rows that are computed and held at a time."""
@@ -83,6 +83,7 @@ def open_table(path: str | Path, table: str | None = None, *, into_duckdb: bool 
         There is no such file or table, or it cannot be read.
     """
     path = Path(path)
+    check_name(path)
     if not path.is_file():
         what = "is a folder, and one file is needed" if path.is_dir() else "no such file"
         raise InputError(f"{path}: {what}")

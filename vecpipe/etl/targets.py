@@ -20,7 +20,7 @@ from vecpipe.errors import EngineError, InputError
 from vecpipe.etl.files import replacing
 from vecpipe.etl.tables import PARQUET_SUFFIXES, is_duckdb, split_name
 from vecpipe.etl.types import refuse_unfit, without_halves
-from vecpipe.sources import ARROW_SUFFIXES
+from vecpipe.paths import ARROW_SUFFIXES, check_name
 
 _KEY = b"vecpipe"
 _HAS_SCHEMA = """
@@ -70,6 +70,7 @@ def open_target(path: str | Path, table: str | None = None) -> Target:
         The suffix says nothing, the folder is missing, or a table is named where there can be none.
     """
     path = Path(path)
+    check_name(path)
     if not path.parent.is_dir():
         raise InputError(f"{path}: there is no folder {path.parent}")
     if is_duckdb(path):
