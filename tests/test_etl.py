@@ -581,3 +581,28 @@ def test_a_folder_of_the_users_where_parts_would_go_is_refused_and_left_alone(tm
         assert [path.name for path in mine.iterdir()] == ["notes.txt"]
         shutil.rmtree(mine)
         apply_model(source, model, target)
+
+
+@pytest.mark.parametrize("into", ["DOCS", "main.docs", '"docs"', 'Main."Docs"'])
+def test_a_table_is_itself_however_it_is_written(tmp_path, table, model, into):
+    source = store(table, tmp_path / "docs.duckdb")
+    with pytest.raises(InputError, match="source and target are the same"):
+        apply_model(source, model, source, table="docs", into=into, overwrite=True)
+
+
+def test_a_folder_as_target_is_refused_before_anything_is_computed(tmp_path, table, model):
+    source = store(table, tmp_path / "docs.parquet")
+    (tmp_path / "out.parquet").mkdir()
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match=r"out.parquet is a folder"):
+            apply_model(source, model, tmp_path / "out.parquet", overwrite=overwrite)
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("values", ["id * 1_000_000_000_000", "NULL::BIGINT", "'x'"])
+def test_a_column_that_hides_the_row_ids_is_refused(tmp_path, table, model, values):
+    source = store(table, tmp_path / "docs.duckdb")
+    with duckdb.connect(str(source)) as con:
+        con.execute(f"CREATE TABLE numbered AS SELECT *, {values} AS RowId FROM docs")
+    with pytest.raises(InputError, match="has a column 'rowid', which hides the row ids"):
+        apply_model(source, model, tmp_path / "out.parquet", table="numbered")

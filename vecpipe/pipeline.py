@@ -400,7 +400,10 @@ class Model:
             data = Path(path).read_bytes()
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-        return Model.from_bytes(data)
+        try:
+            return Model.from_bytes(data)
+        except ModelFormatError as error:
+            raise ModelFormatError(f"{path}: {error}") from error
 
     def describe(self) -> dict[str, Any]:
         """Return what the model is, as plain values: spec, shapes, bytes, what the fit saw, variance kept."""

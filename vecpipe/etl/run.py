@@ -22,7 +22,7 @@ import pyarrow as pa
 from vecpipe.arrays import OnInvalid, from_codes, rows_named, to_codes, to_rows, to_vectors
 from vecpipe.errors import InputError, ResumeError, VecpipeError
 from vecpipe.etl.parts import PartWriter, Workspace, discard
-from vecpipe.etl.tables import BLOCK_ROWS, Table, is_duckdb, open_table
+from vecpipe.etl.tables import BLOCK_ROWS, Table, is_duckdb, open_table, split_name
 from vecpipe.etl.targets import Target, open_target
 from vecpipe.etl.types import cast, plain
 from vecpipe.fitting import Progress
@@ -335,5 +335,7 @@ def _digest(run: dict[str, Any]) -> str:
 
 
 def _refuse_itself(source: Path, table: str | None, target: Path, into: str | None) -> None:
-    if target.exists() and source.samefile(target) and (table or "").lower() == (into or "").lower():
+    if not (target.exists() and source.samefile(target)):
+        return
+    if table is None or into is None or split_name(table.lower()) == split_name(into.lower()):
         raise InputError("source and target are the same; write to another name")

@@ -243,6 +243,11 @@ class DuckDBTable:
             self._con.execute(f"SET memory_limit = '{DUCKDB_MEMORY}'")
             self._con.execute(f"SET arrow_lossless_conversion = {'true' if own_types else 'false'}")
             columns = self._con.sql(f"FROM {self._name} LIMIT 0")
+            if any(name.lower() == "rowid" for name in columns.columns):
+                raise InputError(
+                    f"{table} in {path} has a column 'rowid', which hides the row ids that its order is known by; "
+                    "rename the column, or COPY the table to Parquet"
+                )
             if not own_types:
                 kinds = zip(columns.columns, columns.types, strict=True)
                 self._casts = {name: text for name, kind in kinds if (text := file_type(kind))}
@@ -257,6 +262,9 @@ class DuckDBTable:
         except duckdb.Error as error:
             self._con.close()
             raise InputError(f"{path}: table {table!r} cannot be read ({error})") from error
+        except InputError:
+            self._con.close()
+            raise
         self.rows, self._positions = int(count), int(last) + 1
 
     @property

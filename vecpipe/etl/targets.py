@@ -104,6 +104,8 @@ class _FileTarget:
 
     def record(self) -> dict[str, Any] | None:
         """Return the record in the file's metadata."""
+        if self.path.is_dir():
+            raise InputError(f"{self.path} is a folder; give the name of a file")
         if not self.path.exists():
             return None
         try:
