@@ -374,3 +374,27 @@ def test_what_lancedb_refuses_says_what_was_being_done(table, monkeypatch):
     with pytest.raises(EngineError, match="LanceDB refused to fill the column 'code' of 'docs'") as caught:
         vl.add_column(table, "code", fitted("int8"))
     assert len(str(caught.value)) < 1_200
+
+
+@pytest.mark.parametrize("name", ["", "a.b", "a`b", "_rowid", "_rowaddr", "_rowoffset", "_distance"])
+def test_a_name_that_lancedb_cannot_have_is_refused_before_anything_is_computed(table, tmp_path, name):
+    def progress(done: int, total: int) -> None:
+        raise AssertionError("computed")
+
+    for options in ({"progress": progress}, {"compiled": True}):
+        with pytest.raises(InputError, match=r"cannot be the name of a column"):
+            vl.add_column(table, name, fitted("truncate(4)"), **options)
+    assert table.schema.names == ["id", "vector", "note"]
+
+
+def test_what_only_reads_leaves_a_table_at_the_version_it_stands_at(table):
+    vl.add_column(table, "code", fitted("normalize | int8"))
+    filled = table.version
+    table.add(rows(2_000, 2_100))
+    table.tags.create("before", filled)
+    table.checkout("before")
+    assert vl.list_columns(table)["behind"].to_pylist() == [0]
+    vl.train_index(table, partitions=2)
+    assert table.version == filled
+    table.checkout_latest()
+    assert vl.list_columns(table)["behind"].to_pylist() == [100]

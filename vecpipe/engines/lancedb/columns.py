@@ -16,7 +16,7 @@ from vecpipe.engines.lancedb import computed, tags
 from vecpipe.engines.lancedb.backfill import Backfilled, Plan, checkpoint_folder, fill
 from vecpipe.engines.lancedb.catalog import load_model, save_model
 from vecpipe.engines.lancedb.fragments import behind, field_id, field_name, pieces
-from vecpipe.engines.lancedb.host import asking, database_of, latest_dataset
+from vecpipe.engines.lancedb.host import asking, database_of, dataset_of, latest_dataset
 from vecpipe.engines.lancedb.marks import Mark, mark_of, marked
 from vecpipe.errors import InputError
 from vecpipe.etl.parts import discard
@@ -36,6 +36,15 @@ _LISTED = pa.schema(
         ("behind", pa.int64()),
     ]
 )
+_OF_LANCE = {
+    "_distance",
+    "_row_created_at_version",
+    "_row_last_updated_at_version",
+    "_rowaddr",
+    "_rowid",
+    "_rowoffset",
+}
+"""Columns that LanceDB itself adds to what is read: with one of the table's own by such a name it reads nothing."""
 
 
 def add_column(
@@ -103,6 +112,8 @@ def add_column(
     _check_source(dataset.schema, source, model)
     if column in dataset.schema.names:
         _check_same(dataset, column, model.hash, source)
+    else:
+        _check_name(column)
     named = name or f"{table.name}.{column}"
     found = model
 
@@ -162,11 +173,11 @@ def refresh(
 
 
 def list_columns(table: Any) -> pa.Table:
-    """Return a row for each column that a model writes.
+    """Return a row for each column that a model writes, at the version that the table stands at.
 
     ``behind`` counts the rows that a refresh would write; NULL for computed columns, where LanceDB alone knows.
     """
-    dataset = latest_dataset(table)
+    dataset = dataset_of(table)
     rows = []
     for column in marked(dataset.schema):
         field = dataset.schema.field(column)
@@ -226,6 +237,14 @@ def rollback(table: Any, column: str) -> int:
         tags.remove(table, column)
     table.checkout_latest()
     return int(table.version)
+
+
+def _check_name(column: str) -> None:
+    """Refuse a name that LanceDB refuses once everything is computed, or cannot read again."""
+    if not column or "." in column or "`" in column or column in _OF_LANCE:
+        raise InputError(
+            f"{column!r} cannot be the name of a column in LanceDB; choose one without points and backticks"
+        )
 
 
 def _check_source(schema: Any, source: str, model: Model) -> None:

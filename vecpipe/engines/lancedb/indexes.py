@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from vecpipe.arrays import Float32, to_rows
 from vecpipe.engines.lancedb.fits import check_searchable
-from vecpipe.engines.lancedb.host import asking, latest_dataset
+from vecpipe.engines.lancedb.host import asking, dataset_of, latest_dataset
 from vecpipe.errors import CapabilityError, InputError
 from vecpipe.sample import row_hashes
 from vecpipe.scoring import Metric
@@ -63,7 +63,7 @@ def train_index(
     InputError
         No such column, or a parameter out of range.
     """
-    dataset = latest_dataset(table)
+    dataset = dataset_of(table)
     _check_floats(_field(dataset, column))
     found = partitions or max(1, round(int(dataset.count_rows()) / _ROWS_A_PARTITION))
     rows = sample_rows or max(_SAMPLE_ROWS, _SAMPLES_A_CENTROID * found)
