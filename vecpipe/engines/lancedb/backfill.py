@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from vecpipe.arrays import Mask, OnInvalid, rows_named, to_byte_lists, to_codes, to_rows, to_vectors
-from vecpipe.engines.lancedb import tags
+from vecpipe.engines.lancedb import history
 from vecpipe.engines.lancedb.checkpoint import Checkpoint, Range
 from vecpipe.engines.lancedb.fragments import Piece, behind, commit, live_rows, pieces, read_rows, write_piece
 from vecpipe.engines.lancedb.host import asking, is_conflict, latest_dataset
@@ -217,10 +217,10 @@ def _rounds(table: Any, plan: Plan, work: Checkpoint) -> Backfilled:
         _compute(dataset, pending, work, plan, rows)
         try:
             if not there:
-                tags.begin(table, column)
-                table.add_columns(pa.field(column, plan.kind, metadata=plan.mark().metadata()))
+                about = plan.mark().metadata() | history.begun(int(dataset.version), work.run["id"])
+                table.add_columns(pa.field(column, plan.kind, metadata=about))
                 continue
-            tags.begin(table, column)
+            history.begin(table, dataset, column, work.run["id"])
             groups = [
                 write_piece(dataset, piece, plan.schema, work.batches(piece), work.run["id"]) for piece in pending
             ]
@@ -241,7 +241,6 @@ def _rounds(table: Any, plan: Plan, work: Checkpoint) -> Backfilled:
         resumed += sum(part.live for found, part in finished if found in known)
         invalid += sum(part.invalid for _, part in finished)
     table.checkout_latest()
-    tags.end(table, column)
     return Backfilled(
         table.name, column, rows, resumed, invalid, sum(piece.live for piece in pending), int(table.version)
     )

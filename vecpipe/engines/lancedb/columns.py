@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from vecpipe.arrays import OnInvalid, check_width
-from vecpipe.engines.lancedb import computed, tags
+from vecpipe.engines.lancedb import computed, history
 from vecpipe.engines.lancedb.backfill import Backfilled, Plan, checkpoint_folder, fill
 from vecpipe.engines.lancedb.catalog import load_model, save_model
 from vecpipe.engines.lancedb.fragments import behind, field_id, field_name, pieces
@@ -205,7 +205,6 @@ def drop(table: Any, column: str, *, checkpoint: str | Path | None = None) -> in
     written_by(dataset.schema, column)
     with asking(f"drop the column {column!r} of {table.name!r}"):
         table.drop_columns([column])
-        tags.remove(table, column)
     if checkpoint is not None or "://" not in str(dataset.uri):
         discard(checkpoint_folder(str(dataset.uri), column, checkpoint), column)
     table.checkout_latest()
@@ -218,15 +217,20 @@ def rollback(table: Any, column: str) -> int:
     Raises
     ------
     InputError
-        No run has written the column, or rows were written since it began, which going back would lose.
+        No run has written the column, rows were written since it began, which going back would lose, or LanceDB has
+        cleaned up the version.
     """
     dataset = latest_dataset(table)
-    known = tags.versions(table)
-    start = known.get(tags.before(column))
+    start = history.start_of(dataset, column)
     if start is None:
-        raise InputError(f"{table.name!r} has no tag {tags.before(column)!r}: no run has written {column!r}")
+        raise InputError(f"{table.name!r} has no version to go back to: no run has written {column!r}")
+    if start not in {int(each["version"]) for each in table.list_versions()}:
+        raise InputError(
+            f"version {start} of {table.name!r}, before the last run that wrote {column!r}, has been cleaned up; "
+            f"drop(table, {column!r}) removes the column alone"
+        )
     with asking(f"go back to version {start} of {table.name!r}"):
-        others = tags.others_since(dataset, column, start)
+        others = history.others_since(dataset, column, start)
         if others:
             raise InputError(
                 f"going back to version {start} would lose what others have written since: {', '.join(others)}; "
@@ -234,7 +238,6 @@ def rollback(table: Any, column: str) -> int:
             )
         table.checkout(start)
         table.restore()
-        tags.remove(table, column)
     table.checkout_latest()
     return int(table.version)
 
