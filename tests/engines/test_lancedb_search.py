@@ -374,3 +374,11 @@ def test_numbers_of_rows_are_whole_numbers(docs, X, options):
 def test_columns_are_a_list_of_names(docs, X):
     with pytest.raises(InputError, match=r"columns is 'id'; expected a list of names"):
         vl.search(docs, X[0], column="code", columns="id")
+
+
+def test_a_handle_of_a_table_that_was_made_anew_is_an_engine_error(db, docs, X):
+    vl.search(docs, X[0], column="code")
+    db.drop_table("docs")
+    db.create_table("docs", columns_of(db, X[:100], SPECS))
+    with pytest.raises(EngineError, match=r"was the table made anew\?"):
+        vl.search(docs, X[0], column="code")
