@@ -606,3 +606,17 @@ def test_a_column_that_hides_the_row_ids_is_refused(tmp_path, table, model, valu
         con.execute(f"CREATE TABLE numbered AS SELECT *, {values} AS RowId FROM docs")
     with pytest.raises(InputError, match="has a column 'rowid', which hides the row ids"):
         apply_model(source, model, tmp_path / "out.parquet", table="numbered")
+
+
+def test_names_that_are_one_name_to_duckdb_are_refused_there(tmp_path, table, model):
+    source = store(table, tmp_path / "docs.parquet")
+    with pytest.raises(InputError, match="'id' and 'ID' are one name in DuckDB"):
+        apply_model(source, model, tmp_path / "out.duckdb", into="docs", output="ID")
+    apply_model(source, model, tmp_path / "out.parquet", output="ID")
+    assert load(tmp_path / "out.parquet").column_names == ["id", "emb", "title", "ID"]
+    assert leftovers(tmp_path) == []
+
+
+def test_columns_to_keep_are_a_list(tmp_path, table, model):
+    with pytest.raises(InputError, match="keep is 'id'; expected a list of names"):
+        apply_model(store(table, tmp_path / "docs.parquet"), model, tmp_path / "out.parquet", keep="id")

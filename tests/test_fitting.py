@@ -314,6 +314,15 @@ def test_the_column_is_found_or_must_be_named():
         vecpipe.fit(TABLE, SPEC, column="id")
 
 
+@pytest.mark.parametrize("name", ["emb", "w"])
+def test_a_name_that_two_columns_have_says_nothing(tmp_path, name):
+    columns = {"emb": TABLE["emb"], "w": TABLE["id"]}
+    twice = pa.table([*columns.values(), columns[name]], names=[*columns, name])
+    for source in (twice, parquet(tmp_path, twice), ds.dataset(twice)):
+        with pytest.raises(InputError, match=f"2 columns are named '{name}'"):
+            vecpipe.fit(source, SPEC, column="emb", weight="w")
+
+
 @pytest.mark.parametrize("thing", [None, 3, [1, 2], object(), {"a": 1}])
 def test_what_is_no_source_is_an_input_error(thing):
     with pytest.raises(InputError, match="cannot read rows"):

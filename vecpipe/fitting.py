@@ -185,6 +185,7 @@ def sketch_source(
 def _weights(batch: Any, weight: str, row: int, rows: Rows) -> Float64:
     if weight not in batch.schema.names:
         raise InputError(f"no weight column {weight!r}; there are {', '.join(batch.schema.names)}")
+    vector_column(batch.schema, weight)  # several columns of that name
     values = batch.column(weight)
     kind = values.type
     if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind)):

@@ -269,12 +269,14 @@ def vector_column(schema: Any, column: str | None) -> str:
     Raises
     ------
     InputError
-        There is no such column, or none, or several of them to choose from.
+        There is no such column, or several by that name, or none, or several of them to choose from.
     """
     names = list(schema.names)
     if column is not None:
         if column not in names:
             raise InputError(f"no column {column!r}; there are {', '.join(names)}")
+        if names.count(column) > 1:
+            raise InputError(f"{names.count(column)} columns are named {column!r}; give them names of their own")
         return column
     lists = [field.name for field in schema if _holds_lists(field.type)]
     if len(lists) != 1:

@@ -209,6 +209,11 @@ class DuckDBTarget:
 
     def prepared(self, schema: Any) -> Any:
         """Return the schema with half floats widened: DuckDB cannot scan them from Arrow."""
+        seen: dict[str, str] = {}
+        for name in schema.names:
+            other = seen.setdefault(name.lower(), name)
+            if other != name:
+                raise InputError(f"{other!r} and {name!r} are one name in DuckDB, which would change one of them")
         wide = pa.schema([field.with_type(without_halves(field.type)) for field in schema], schema.metadata)
         with duckdb.connect() as con:
             empty = pa.RecordBatchReader.from_batches
