@@ -137,8 +137,11 @@ def _needed(schema: Any, columns: Sequence[str | None] | None) -> list[str] | No
     if columns is None:
         return None
     vectors, *others = columns
-    names = [vector_column(schema, vectors), *(name for name in others if name is not None)]
-    return list(dict.fromkeys(names)) if set(names) <= set(schema.names) else None
+    found = vector_column(schema, vectors)
+    wanted = [name for name in others if name is not None]
+    if not set(wanted) <= set(schema.names):
+        return None
+    return list(dict.fromkeys([found, *(vector_column(schema, name) for name in wanted)]))
 
 
 def _broken(what: object) -> Callable[[Exception], InputError]:
