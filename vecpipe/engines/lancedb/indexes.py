@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -65,8 +66,11 @@ def train_index(
     """
     dataset = dataset_of(table)
     _check_floats(_field(dataset, column))
-    found = partitions or max(1, round(int(dataset.count_rows()) / _ROWS_A_PARTITION))
-    rows = sample_rows or max(_SAMPLE_ROWS, _SAMPLES_A_CENTROID * found)
+    for name, value in (("partitions", partitions), ("subvectors", subvectors), ("sample_rows", sample_rows)):
+        if value is not None and (not isinstance(value, Integral) or value < 1):
+            raise InputError(f"{name} is {value!r}; expected a whole number of at least 1")
+    found = max(1, round(int(dataset.count_rows()) / _ROWS_A_PARTITION)) if partitions is None else partitions
+    rows = max(_SAMPLE_ROWS, _SAMPLES_A_CENTROID * found) if sample_rows is None else sample_rows
     return train(_sample(dataset, column, rows), partitions=found, subvectors=subvectors, metric=metric, seed=seed)
 
 
