@@ -71,7 +71,7 @@ def __getattr__(name: str) -> Any:
         try:
             return getattr(importlib.import_module(f"vecpipe.engines.lancedb.{_LATE[name]}"), name)
         except ModuleNotFoundError as error:
-            if error.name != "lancedb":
+            if (error.name or "").partition(".")[0] != "lancedb":
                 raise
             raise ModuleNotFoundError(
                 f"vecpipe.lancedb.{name} needs LanceDB: pip install 'vecpipe[lancedb]'", name="lancedb"
