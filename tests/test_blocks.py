@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from conftest import anisotropic
 
-from vecpipe.blocks import Block, NotFiniteError, block_rows
+from vecpipe.blocks import Block, block_rows
+from vecpipe.errors import RowError
 from vecpipe.moments import MomentSum
 from vecpipe.sample import row_hashes
 from vecpipe.sketch import Sketch
@@ -25,7 +26,11 @@ def test_sums_are_those_of_float64(dim, weighted, place):
     X = anisotropic(2_500, dim)
     weights = np.random.default_rng(3).uniform(0, 2, len(X)) if weighted else None
     block = place(Block.of(X, weights))
-    sums, w, wide = block.sums(), np.ones(len(X)) if weights is None else weights, X.astype(np.float64)
+    sums, w, wide = (
+        block.sums(block.wide_squares()),
+        np.ones(len(X)) if weights is None else weights,
+        X.astype(np.float64),
+    )
     squares = (wide**2).sum(axis=1)
     close = {"rtol": 1e-5, "atol": 1e-5 * float(squares.sum() * np.sqrt(squares.max()))}
     np.testing.assert_allclose(sums.product, (w[:, None] * wide).T @ wide, **close)
@@ -45,7 +50,7 @@ def test_values_whose_squares_or_cubes_overflow_count_in_full(place, size):
     block = place(Block.of(X, None))
     np.testing.assert_allclose(block.wide_squares(), (X.astype(np.float64) ** 2).sum(axis=1), rtol=1e-5)
     moments = MomentSum(5)
-    moments.add_block(block.sums(), block.rows, None)
+    moments.add_block(block.sums(block.wide_squares()), block.rows, None)
     found = moments.moments()
     centred = X.astype(np.float64) - X.astype(np.float64).mean(axis=0)
     norms = (centred**2).sum(axis=1)
@@ -73,7 +78,7 @@ def test_a_row_that_is_not_finite_is_named(bad):
     X = anisotropic(100, 4)
     X[17] = 1e30  # squares overflow, the row is fine
     X[42, 3] = bad
-    with pytest.raises(NotFiniteError, match="row 42") as caught:
+    with pytest.raises(RowError, match="row 42") as caught:
         Block.of(X, None)
     assert caught.value.row == 42
 

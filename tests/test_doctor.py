@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from vecpipe.cli import main
 from vecpipe.doctor import examine
-from vecpipe.engines.duckdb import aggregates, connection
+from vecpipe.engines.duckdb import connection, extension
 from vecpipe.engines.duckdb.native import capi
 
 
@@ -21,9 +21,9 @@ def test_every_finding_is_good_on_this_machine():
     assert "BLAS" in findings
 
 
-def test_missing_aggregates_are_found_with_their_reason(monkeypatch):
-    monkeypatch.setattr(aggregates, "EXTENSION", capi.Extension(False, "this DuckDB build does not export x"))
-    monkeypatch.setattr(connection, "missing_aggregates", lambda con: "because of x")
+def test_missing_natives_are_found_with_their_reason(monkeypatch):
+    monkeypatch.setattr(extension, "EXTENSION", capi.Extension(False, "this DuckDB build does not export x"))
+    monkeypatch.setattr(connection, "missing_natives", lambda con: "because of x")
     found = next(item for item in examine() if item.topic == "aggregates")
     assert (found.good, found.advice) == (False, "because of x")
     assert CliRunner().invoke(main, ["doctor"]).exit_code == 1

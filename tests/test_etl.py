@@ -19,7 +19,7 @@ import pytest
 import vecpipe
 from vecpipe.errors import EngineError, InputError, ResumeError
 from vecpipe.etl import apply_model
-from vecpipe.etl.files import replacing, write_whole
+from vecpipe.files import replacing, write_whole
 
 ROWS, DIM = 3_000, 24
 FORMATS = ("parquet", "arrow", "duckdb")

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from vecpipe import container
 from vecpipe.errors import ModelFormatError, VecpipeError
-from vecpipe.pipeline import Model, fit_sketch
+from vecpipe.fitting.steps import fit_sketch
+from vecpipe.model import Model
 from vecpipe.sketch import Sketch
 
 X = anisotropic(100, 8)

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from vecpipe.cli import main
 from vecpipe.engines.lancedb import columns
 from vecpipe.etl import apply_model
-from vecpipe.fitting import fit
+from vecpipe.fitting.stream import fit
 from vecpipe.ordered import MOST_THREADS, in_order, thread_count
 
 

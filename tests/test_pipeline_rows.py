@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from conftest import anisotropic
 
-from vecpipe.pipeline import Model, fit_sketch
+from vecpipe.fitting.steps import fit_sketch
+from vecpipe.model import Model
 from vecpipe.sketch import Sketch
 
 X = anisotropic(300, 8)

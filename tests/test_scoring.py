@@ -13,7 +13,7 @@ from vecpipe.diverse import farthest_points
 from vecpipe.engines.lancedb import asks
 from vecpipe.engines.lancedb.rerankers import ExactRerank
 from vecpipe.errors import SpecError
-from vecpipe.pipeline import fit_sketch
+from vecpipe.fitting.steps import fit_sketch
 from vecpipe.scoring import METRICS, Metric, exact_scores, metric_named
 from vecpipe.search import ivf
 from vecpipe.search.querybank import QueryBank

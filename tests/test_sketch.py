@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vecpipe import container
-from vecpipe.arrays import to_rows
 from vecpipe.blocks import Block
+from vecpipe.columns.vectors import to_rows
 from vecpipe.errors import FitError, InputError, ModelFormatError
+from vecpipe.fitting.steps import fit_sketch, needs_sample
 from vecpipe.moments import Moments
-from vecpipe.pipeline import fit_sketch, needs_sample
 from vecpipe.sample import row_hashes, sample_capacity
 from vecpipe.sketch import Sketch
 from vecpipe.spec import parse

@@ -17,8 +17,9 @@ from vecpipe.errors import (
     WhiteningWarning,
 )
 from vecpipe.faiss_strings import from_faiss, to_faiss
-from vecpipe.fitting import fit
-from vecpipe.pipeline import Model, fit_sketch
+from vecpipe.fitting.steps import fit_sketch
+from vecpipe.fitting.stream import fit
+from vecpipe.model import Model
 from vecpipe.sketch import Sketch
 from vecpipe.version import __version__
 

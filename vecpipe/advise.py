@@ -11,7 +11,7 @@ import numpy as np
 
 from vecpipe.errors import FitError, InputError, VecpipeError
 from vecpipe.evaluate import Collection, Evaluation, evaluate
-from vecpipe.fitting import sketch_source
+from vecpipe.fitting.stream import sketch_source
 from vecpipe.metrics.audit import wide_scores
 from vecpipe.operators import registry
 from vecpipe.scoring import Metric, metric_named

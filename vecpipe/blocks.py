@@ -11,28 +11,14 @@ from typing import Any
 import numpy as np
 
 from vecpipe import kernels
-from vecpipe.arrays import Float32, Float64, nonfinite_rows
-from vecpipe.errors import InputError
+from vecpipe.arrays import Float32, Float64
 from vecpipe.kernels import BLOCK_ROWS
 from vecpipe.moments import BlockSums
+from vecpipe.rules import nonfinite_rows, row_not_finite
 from vecpipe.sample import Hashes, row_hashes
 
 _PIECE_BYTES = 1536 << 10
 _BLOCK_BYTES = 64 << 20
-
-
-class NotFiniteError(InputError):
-    """A row holds NaN or an infinite value.
-
-    Attributes
-    ----------
-    row : int
-        Which of the rows that were looked at.
-    """
-
-    def __init__(self, row: int) -> None:
-        super().__init__(f"vectors: row {row} of a block holds NaN or an infinite value")
-        self.row = row
 
 
 def block_rows(dim: int) -> int:
@@ -45,7 +31,7 @@ def squared_lengths(X: Float32) -> Float32:
 
     Raises
     ------
-    NotFiniteError
+    RowError
         A row holds NaN or an infinite value.
     """
     with np.errstate(over="ignore", invalid="ignore"):
@@ -54,7 +40,7 @@ def squared_lengths(X: Float32) -> Float32:
     if beyond.size:
         bad = beyond[nonfinite_rows(X[beyond])]
         if bad.size:
-            raise NotFiniteError(int(bad[0]))
+            raise row_not_finite(X, int(bad[0]))
     return squares
 
 
@@ -87,7 +73,7 @@ class Block:
 
         Raises
         ------
-        NotFiniteError
+        RowError
             A row holds NaN or an infinite value.
         """
         return Block(X, squared_lengths(X), weights)
@@ -140,9 +126,9 @@ class Block:
         kernels.widen(squares, self.rows)
         return squares
 
-    def sums(self) -> BlockSums:
-        """Return the sums of the block; its product is what costs."""
-        w, squares = self.filled_weights(), self.wide_squares()
+    def sums(self, squares: Float64) -> BlockSums:
+        """Return the sums of the block, given its ``wide_squares``; its product is what costs."""
+        w = self.filled_weights()
         square, fourth = float(w @ squares), float(w @ squares**2)
         with np.errstate(over="ignore", invalid="ignore"):  # BlockSums.off_centre finds what overflows
             if self.room is None:

@@ -11,8 +11,8 @@ import numpy as np
 
 from vecpipe.arrays import Float32, Float64, Mask
 from vecpipe.errors import CapabilityError, SpecError
+from vecpipe.model import Model
 from vecpipe.operators.cells import Cell, Cells
-from vecpipe.pipeline import Model
 
 
 class CellModel:

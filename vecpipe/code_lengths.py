@@ -36,10 +36,13 @@ class CodeLengths:
         The steps that turn and move the vectors before it; None without any.
     centre : (1, k) float32
         What they move to the origin; None where that is the origin.
+    never_zero
+        No code is that of a zero vector: rows were brought to length one before.
     """
 
-    def __init__(self, codec: Codec, turn: Affine | None, centre: Float32 | None) -> None:
+    def __init__(self, codec: Codec, turn: Affine | None, centre: Float32 | None, *, never_zero: bool = False) -> None:
         self._codec = codec
+        self._never_zero = never_zero
         self._turn = turn
         self._centre = centre
         self.centre_square = 0.0
@@ -92,7 +95,7 @@ class CodeLengths:
     @cached_property
     def _zero(self) -> float:
         """Squared length up to which what is decoded cannot be told from zero: what a zero vector decodes to."""
-        if self._codec.direction_only:
+        if self._codec.direction_only or self._never_zero:
             return self._codec.noise
         origin = np.zeros((1, self._codec.dim), np.float32)
         if self._turn is not None:

@@ -57,8 +57,9 @@ def _versions() -> Iterator[Finding]:
 def _duckdb() -> Iterator[Finding]:
     import duckdb
 
-    from vecpipe.engines.duckdb.aggregates import EXTENSION, SIGNATURES
-    from vecpipe.engines.duckdb.connection import missing_aggregates
+    from vecpipe.engines.duckdb.aggregates import SIGNATURES
+    from vecpipe.engines.duckdb.connection import missing_natives
+    from vecpipe.engines.duckdb.extension import EXTENSION
     from vecpipe.engines.duckdb.native.capi import exported
 
     there, wanted = exported()
@@ -68,7 +69,7 @@ def _duckdb() -> Iterator[Finding]:
     names = sorted({signature.name for signature in SIGNATURES})
     con = duckdb.connect()
     try:
-        why = missing_aggregates(con)
+        why = missing_natives(con)
     finally:
         con.close()
     if why is None:

@@ -16,7 +16,9 @@ class InputError(VecpipeError, ValueError):
 
 
 class RowError(InputError):
-    """A row that an operator cannot hold. Operators see blocks: whoever cut the block knows column and row.
+    """A row of a block that is not finite, or that an operator cannot hold.
+
+    Whoever cut the block knows column and row: ``rules.rows_named`` says them.
 
     Attributes
     ----------
@@ -26,9 +28,9 @@ class RowError(InputError):
         What it holds, and what to do.
     """
 
-    def __init__(self, operator: str, row: int, rule: str) -> None:
-        super().__init__(f"{operator}: row {row} {rule}")
-        self.row, self.rule = row, f"{rule} ({operator})"
+    def __init__(self, operator: str | None, row: int, rule: str) -> None:
+        super().__init__(f"row {row} {rule}" if operator is None else f"{operator}: row {row} {rule}")
+        self.row, self.rule = row, rule if operator is None else f"{rule} ({operator})"
 
 
 class FitError(VecpipeError, ValueError):

@@ -13,11 +13,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vecpipe.arrays import Bytes, Float32, to_vectors
-from vecpipe.fitting import sketch_source
+from vecpipe.arrays import Bytes, Float32
+from vecpipe.columns.results import to_vectors
+from vecpipe.fitting.steps import fit_sketch
+from vecpipe.fitting.stream import sketch_source
 from vecpipe.kernels import one_blas_thread
 from vecpipe.metrics.retrieval import Places, ndcg_at, nearest, recall_at, rerank, top_places
-from vecpipe.pipeline import Model, fit_sketch
+from vecpipe.model import Model
 from vecpipe.scoring import Metric
 from vecpipe.sketch import Sketch
 from vecpipe.sources import Source

@@ -115,10 +115,10 @@ class Coding:
             for step in reversed(steps[start:]):
                 centre = step.invert(centre)
             self._centre = centre if centre.any() else None
-        self._lengths = CodeLengths(codec, self._turn, self._centre)
         self._unit_rows = False
         for step in self.before:
             self._unit_rows = step.makes_unit_length or (self._unit_rows and step.keeps_unit_length)
+        self._lengths = CodeLengths(codec, self._turn, self._centre, never_zero=self._unit_rows)
 
     def prepare(self, moved: Float32, metric: Metric) -> Queries:
         """Prepare queries ``(m, k)`` that have come through the steps before; NaN rows have no direction."""

@@ -34,8 +34,8 @@ class Sketch:
     dim
         Width of the vectors.
     keep_sample
-        False for fits that need moments alone (``pipeline.needs_sample``): rows are hashed only where the stream ends
-        before moments are accumulated, and there is no sample afterwards.
+        False for fits that need moments alone (``needs_sample``): rows are hashed only where the stream ends before
+        moments are accumulated, and there is no sample afterwards.
 
     Attributes
     ----------
@@ -81,8 +81,8 @@ class Sketch:
         Raises
         ------
         InputError
-            Another width than the sketch's, a row that is not finite, or a weight that is negative, NaN, infinite, or
-            so large that sums leave the range of float64.
+            Another width than the sketch's, a row that is not finite (``RowError``), or a weight that is negative, NaN,
+            infinite, or so large that sums leave the range of float64.
         """
         if X.shape[1] != self.dim:
             raise InputError(f"vectors have {X.shape[1]} dimensions, but the fit began with {self.dim}")
@@ -90,10 +90,9 @@ class Sketch:
             raise InputError("weight: every weight must be a finite number of at least 0")
         if weights is not None:
             self._check_weight(_sum(weights))
-        step = block_rows(self.dim)
+        whole, step = Block.of(X, weights), block_rows(self.dim)
         for start in range(0, len(X), step):
-            part = slice(start, start + step)
-            self.update_block(Block.of(X[part], None if weights is None else weights[part]))
+            self.update_block(whole.take(slice(start, start + step)))
 
     def update_block(self, block: Block) -> None:
         """Add a block, whose weights are finite and at least 0; the caller may fill it again afterwards.
@@ -109,7 +108,7 @@ class Sketch:
         hashing = self._keep_sample and not self._given_up
         hashes = block.hashes() if hashing else None
         direct = self._streamed is not None and len(block) >= block_rows(self.dim) // 2
-        sums = block.sums() if direct else None
+        sums = block.sums(squares) if direct else None
         with self._lock:
             self.count += len(block)
             self.zeros += int((squares == 0).sum())
@@ -305,7 +304,7 @@ def _sum(weights: Float64) -> float:
 
 
 def _add_block(moments: MomentSum, block: Block) -> None:
-    moments.add_block(block.sums(), block.rows, block.weights)
+    moments.add_block(block.sums(block.wide_squares()), block.rows, block.weights)
 
 
 def _exact_moments(sample: Sample, dim: int) -> Moments:

@@ -18,9 +18,10 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from vecpipe.arrays import is_list_view
+from vecpipe.columns.arrow import is_list, is_list_view
 from vecpipe.errors import EngineError, InputError, VecpipeError
 from vecpipe.paths import ARROW_SUFFIXES, check_name, holds_duckdb, parquet_files
+from vecpipe.sql_names import quoted
 
 BATCH_ROWS = 8_192
 _PART = r'(?:[^\W\d]\w*|"(?:[^"]|"")+")'
@@ -122,8 +123,6 @@ def table_query(con: duckdb.DuckDBPyConnection, query: str, columns: Sequence[st
     EngineError
         There is no such table.
     """
-    from vecpipe.engines.duckdb.identifiers import quoted  # the engine's package imports this module
-
     if _TABLE.fullmatch(query.strip()) is None:
         return query
     schema = open_source(con, f"FROM {query} LIMIT 0").schema
@@ -284,15 +283,16 @@ def vector_column(schema: Any, column: str | None) -> str:
     lists = [field.name for field in schema if _holds_lists(field.type)]
     if len(lists) != 1:
         found = f"{len(lists)} columns hold lists ({', '.join(lists)})" if lists else "no column holds lists"
-        raise InputError(f"cannot tell which column holds the vectors: {found}; name it with column=")
+        raise InputError(
+            f"cannot tell which column holds the vectors: {found}; name it with column=, or select no other list"
+        )
     return str(lists[0])
 
 
 def _holds_lists(kind: Any) -> bool:
-    """Whether a type is a list, also as a tensor, a view or behind a dictionary: what ``arrays.to_rows`` reads."""
+    """Whether a type is a list or list view, also as a tensor or behind a dictionary: what ``to_rows`` reads."""
     if isinstance(kind, pa.BaseExtensionType):
         kind = kind.storage_type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    tests = (is_list_view, pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    return any(test(kind) for test in tests)
+    return is_list(kind) or is_list_view(kind)

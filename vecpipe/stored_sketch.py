@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from vecpipe import container
-from vecpipe.arrays import MAX_DIM
 from vecpipe.errors import ModelFormatError
 from vecpipe.moments import Moments
+from vecpipe.rules import MAX_DIM
 from vecpipe.sample import Sample, sample_capacity
 
 MAX_WEIGHT = 1e120

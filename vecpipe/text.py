@@ -13,8 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vecpipe.arrays import MAX_DIM, Float32, Mask
+from vecpipe.arrays import Float32, Mask
 from vecpipe.errors import InputError
+from vecpipe.rules import MAX_DIM
 
 Words = npt.NDArray[np.uint64]
 

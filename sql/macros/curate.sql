@@ -7,7 +7,7 @@ CREATE OR REPLACE MACRO vec_duplicates(source, threshold := 0.95) AS TABLE
     WITH RECURSIVE _vec_list AS MATERIALIZED (FROM query_table(source)),
     _vec_pairs AS MATERIALIZED (
         SELECT DISTINCT least(p.query_id, p.id) AS a, greatest(p.query_id, p.id) AS b
-        FROM _vec_list AS p WHERE p.score >= threshold AND NOT isnan(p.score) AND p.query_id <> p.id
+        FROM _vec_list AS p WHERE p.score >= _vec_finite(threshold, 'vec_duplicates: threshold') AND NOT isnan(p.score) AND p.query_id <> p.id
     ),
     _vec_edges AS MATERIALIZED (
         SELECT e.a, e.b FROM _vec_pairs AS e UNION ALL SELECT e.b, e.a FROM _vec_pairs AS e

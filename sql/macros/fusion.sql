@@ -4,7 +4,7 @@
 -- has no list.
 CREATE OR REPLACE MACRO _vec_worth(method, c, known, rank, score, low, high, mean, spread, spread_samp) AS
     CASE method
-        WHEN 'rrf' THEN CASE WHEN known THEN 1.0 / (c + rank) ELSE 0.0 END
+        WHEN 'rrf' THEN CASE WHEN known THEN 1.0 / (_vec_not_negative(c, 'vec_fuse: c') + rank) ELSE 0.0 END
         WHEN 'minmax' THEN CASE WHEN NOT known THEN 0.0 WHEN high = low THEN 1.0 ELSE (score - low) / (high - low) END
         WHEN 'zscore' THEN CASE WHEN low IS NULL OR high = low THEN 0.0
                                 WHEN known THEN (score - mean) / spread ELSE (low - mean) / spread END
@@ -36,10 +36,12 @@ CREATE OR REPLACE MACRO vec_fuse(a, b, method := 'rrf', weight_a := 1, weight_b 
     SELECT f.query_id, f.id, row_number() OVER (PARTITION BY f.query_id ORDER BY f.fused DESC, f.best, f.id) AS rank,
            f.fused AS score
     FROM (SELECT p.query_id, p.id, least(x.rank, y.rank) AS best,
-                 weight_a * _vec_worth(method, c, x.rank IS NOT NULL, x.rank, x.score, s.low, s.high, s.mean, s.spread,
-                                       s.spread_samp)
-                 + weight_b * _vec_worth(method, c, y.rank IS NOT NULL, y.rank, y.score, t.low, t.high, t.mean,
-                                         t.spread, t.spread_samp) AS fused
+                 _vec_finite(weight_a, 'vec_fuse: weight_a')
+                     * _vec_worth(method, c, x.rank IS NOT NULL, x.rank, x.score, s.low, s.high, s.mean, s.spread,
+                                  s.spread_samp)
+                 + _vec_finite(weight_b, 'vec_fuse: weight_b')
+                     * _vec_worth(method, c, y.rank IS NOT NULL, y.rank, y.score, t.low, t.high, t.mean, t.spread,
+                                  t.spread_samp) AS fused
           FROM (SELECT DISTINCT l.query_id, l.id FROM _vec_lists AS l) AS p
           LEFT JOIN _vec_lists AS x ON x.side = 1 AND x.query_id = p.query_id AND x.id = p.id
           LEFT JOIN _vec_lists AS y ON y.side = 2 AND y.query_id = p.query_id AND y.id = p.id

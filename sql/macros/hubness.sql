@@ -9,7 +9,7 @@ CREATE OR REPLACE MACRO vec_k_occurrence(source, docs, k := 10, id := 'id', self
         SELECT l.id AS doc
         FROM query_table(source) AS l
         WHERE NOT isnan(l.score) AND NOT (self AND l.query_id = l.id)
-        QUALIFY row_number() OVER (PARTITION BY l.query_id ORDER BY l.rank, l.id) <= k
+        QUALIFY row_number() OVER (PARTITION BY l.query_id ORDER BY l.rank, l.id) <= _vec_count(k, 'k')
     ),
     _vec_counts AS (SELECT h.doc, count(*) AS occurrences FROM _vec_held AS h GROUP BY h.doc),
     _vec_docs AS (SELECT COLUMNS(lambda c: lower(c) = lower(id)) AS doc FROM query_table(docs))
@@ -47,6 +47,6 @@ CREATE OR REPLACE MACRO vec_density(source, k := 10) AS TABLE
     FROM (SELECT l.query_id, l.rank, l.score::DOUBLE AS score
           FROM query_table(source) AS l
           WHERE NOT isnan(l.score) AND l.query_id <> l.id
-          QUALIFY row_number() OVER (PARTITION BY l.query_id ORDER BY l.rank, l.id) <= k) AS n
+          QUALIFY row_number() OVER (PARTITION BY l.query_id ORDER BY l.rank, l.id) <= _vec_count(k, 'vec_density: k')) AS n
     GROUP BY n.query_id
     ORDER BY 2, 1;

@@ -1,5 +1,13 @@
 -- The nearest rows of one table for each row of another.
 
+-- The model that scores codes; NULL where vectors are scored themselves.
+CREATE OR REPLACE MACRO _vec_join_model(code, model) AS
+    CASE WHEN code IS NOT NULL THEN _vec_model(model)
+         WHEN model IS NOT NULL
+         THEN error('vec_knn_join: model is ''' || model || ''', but vectors are joined as they are; pass code := with the '
+                    || 'name of a column that the model wrote, or leave the model out')
+    END::VARCHAR;
+
 -- For each row of queries its k nearest rows of docs, exactly; rank counts from 1, a larger score is closer, ties go to
 -- the smaller id. A filter on either side is a CTE. The queries are held in memory.
 --   id, emb  names of the columns of ids and of vectors, in both
@@ -26,8 +34,8 @@ CREATE OR REPLACE MACRO vec_knn_join(
                    _vec_offer(
                        (SELECT _vec_gather(
                             list(_vec_emb), list(_vec_key), list(_vec_at),
-                            CASE WHEN code IS NULL THEN NULL ELSE _vec_model(model) END,
-                            CASE WHEN self THEN k + 1 ELSE k END, metric, within IS NOT NULL)
+                            _vec_join_model(code, model),
+                            _vec_count(k, 'vec_knn_join: k') + self::INTEGER, metric, within IS NOT NULL)
                         FROM _vec_asked),
                        _vec_id, _vec_v, _vec_key) AS _vec_pairs
             FROM (
@@ -47,5 +55,5 @@ CREATE OR REPLACE MACRO vec_knn_join(
         FROM _vec_found JOIN _vec_asked ON _vec_at = _vec_pair.query
         WHERE NOT self OR _vec_asked._vec_id::VARCHAR IS DISTINCT FROM _vec_found._vec_id::VARCHAR
     )
-    WHERE rank <= k
+    WHERE rank <= _vec_count(k, 'vec_knn_join: k')
     ORDER BY _vec_at, rank;

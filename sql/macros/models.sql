@@ -8,11 +8,12 @@ CREATE OR REPLACE MACRO vec_models() AS TABLE
     FROM vecpipe.models
     ORDER BY name, version DESC;
 
--- The name in 'name' or 'name@3', and the version, NULL for the newest.
+-- The name in 'name' or 'name@3', and the version: NULL for the newest, -1 for a number that no version has.
 CREATE OR REPLACE MACRO _vec_base(model) AS
     regexp_replace(model, '@[0-9]+$', '');
 CREATE OR REPLACE MACRO _vec_pinned(model) AS
-    TRY_CAST(regexp_extract(model, '@([0-9]+)$', 1) AS BIGINT);
+    CASE WHEN regexp_matches(model, '@[0-9]+$')
+         THEN coalesce(TRY_CAST(regexp_extract(model, '@([0-9]+)$', 1) AS BIGINT), -1) END;
 
 -- A handle of the model of a name, loaded and ready; an error where there is none.
 -- The argument is read where no table is in sight, so that a column of the caller's is never taken for one of ours.

@@ -49,10 +49,6 @@ CREATE OR REPLACE MACRO _vec_activated(source, bank, k) AS TABLE
     SEMI JOIN (SELECT b.id FROM query_table(bank) AS b WHERE b.rank <= k AND NOT isnan(b.score)) AS held
         ON held.id = best.id;
 
-CREATE OR REPLACE MACRO _vec_positive(value, what) AS
-    CASE WHEN value > 0 THEN value
-         ELSE error(what || ' is ' || coalesce(value::VARCHAR, 'NULL') || '; expected more than 0') END;
-
 -- Inverted softmax: exp(beta * score) over its sum for the same row over the bank's queries, as natural logarithm.
 -- Smith et al. 2017. Pulls down rows that many queries of the bank are near to.
 -- Returns: query_id, id, rank, score
@@ -83,7 +79,8 @@ CREATE OR REPLACE MACRO vec_querybank_norm(source, bank, beta := 20, k := 1) AS 
           FROM _vec_list AS l
           JOIN _vec_log_sums('_vec_list', '_vec_bank', _vec_positive(beta, 'vec_querybank_norm: beta')) AS n
               ON n.id = l.id
-          LEFT JOIN _vec_activated('_vec_list', '_vec_bank', k) AS a ON a.query_id = l.query_id
+          LEFT JOIN _vec_activated('_vec_list', '_vec_bank', _vec_count(k, 'vec_querybank_norm: k')) AS a
+              ON a.query_id = l.query_id
           WHERE NOT isnan(l.score)) AS r
     ORDER BY 1, 3;
 
@@ -112,8 +109,10 @@ CREATE OR REPLACE MACRO vec_dualbank_norm(
               ON qn.id = l.id
           JOIN _vec_log_sums('_vec_list', '_vec_rows', _vec_positive(beta_doc, 'vec_dualbank_norm: beta_doc')) AS dn
               ON dn.id = l.id
-          LEFT JOIN _vec_activated('_vec_list', '_vec_bank', k) AS qa ON qa.query_id = l.query_id
-          LEFT JOIN _vec_activated('_vec_list', '_vec_rows', k) AS da ON da.query_id = l.query_id
+          LEFT JOIN _vec_activated('_vec_list', '_vec_bank', _vec_count(coalesce(k, 1), 'vec_dualbank_norm: k')) AS qa
+              ON qa.query_id = l.query_id
+          LEFT JOIN _vec_activated('_vec_list', '_vec_rows', _vec_count(coalesce(k, 1), 'vec_dualbank_norm: k')) AS da
+              ON da.query_id = l.query_id
           WHERE NOT isnan(l.score)) AS r
     ORDER BY 1, 3;
 
@@ -132,7 +131,7 @@ CREATE OR REPLACE MACRO vec_csls(source, bank := NULL, k := 10) AS TABLE
     -- A row's k nearest queries are among those whose lists hold it and the k lists with the highest last scores.
     _vec_last AS (
         SELECT b.query_id, min(b.score) AS score FROM _vec_bank AS b
-        GROUP BY b.query_id ORDER BY min(b.score) DESC, b.query_id LIMIT k
+        GROUP BY b.query_id ORDER BY min(b.score) DESC, b.query_id LIMIT _vec_count(k, 'vec_csls: k')
     ),
     _vec_near AS (
         SELECT b.id, b.score FROM _vec_bank AS b
@@ -141,8 +140,8 @@ CREATE OR REPLACE MACRO vec_csls(source, bank := NULL, k := 10) AS TABLE
         FROM (SELECT DISTINCT l.id FROM _vec_list AS l) AS i CROSS JOIN _vec_last AS f
         ANTI JOIN _vec_bank AS b ON b.query_id = f.query_id AND b.id = i.id
     ),
-    _vec_docs AS (SELECT n.id, list_avg(max(n.score, k)) AS near FROM _vec_near AS n GROUP BY n.id),
-    _vec_queries AS (SELECT l.query_id, list_avg(max(l.score, k)) AS near FROM _vec_list AS l GROUP BY l.query_id)
+    _vec_docs AS (SELECT n.id, list_avg(max(n.score, _vec_count(k, 'vec_csls: k'))) AS near FROM _vec_near AS n GROUP BY n.id),
+    _vec_queries AS (SELECT l.query_id, list_avg(max(l.score, _vec_count(k, 'vec_csls: k'))) AS near FROM _vec_list AS l GROUP BY l.query_id)
     SELECT r.query_id, r.id,
            row_number() OVER (PARTITION BY r.query_id ORDER BY r.corrected DESC, r.raw DESC, r.id) AS rank,
            r.corrected AS score

@@ -3,7 +3,11 @@
 -- The number of the transaction lets the mentions of a query in one statement look its model up once, and the search path
 -- says in which database.
 CREATE OR REPLACE MACRO _vec_query(wanted, q, metric) AS
-    _vec_prepare(wanted, q, metric, txid_current(), current_setting('search_path'));
+    _vec_prepare(wanted, q, metric, txid_current()::VARCHAR, current_setting('search_path'));
+
+-- The cells nearest to a query.
+CREATE OR REPLACE MACRO _vec_cells(wanted, q, nprobe) AS
+    _vec_probed(wanted, q, nprobe::VARCHAR, txid_current()::VARCHAR, current_setting('search_path'));
 
 -- A short handle for a query carried through a model; NULL as the model for searching raw vectors. The model must be
 -- committed: the handle is made while the statement is planned.
@@ -21,7 +25,7 @@ CREATE OR REPLACE MACRO vec_exact(v, query) AS
 -- Whether the model that a search was planned with is the one that its transaction sees; an error where it is not, which
 -- is NULL where the transaction sees none.
 CREATE OR REPLACE MACRO _vec_planned_with_newest(wanted) AS
-    CASE WHEN _vec_version(wanted, txid_current(), current_setting('search_path'))
+    CASE WHEN _vec_version(wanted, txid_current()::VARCHAR, current_setting('search_path'))
               IS DISTINCT FROM
               (SELECT max(m.version) FROM vecpipe.models AS m
                WHERE m.name = _vec_base(wanted) AND m.version = coalesce(_vec_pinned(wanted), m.version))
@@ -31,24 +35,16 @@ CREATE OR REPLACE MACRO _vec_planned_with_newest(wanted) AS
          ELSE true
     END;
 
--- The name of a column, and that of a table, view or CTE, in the text of a query.
-CREATE OR REPLACE MACRO _vec_name(name) AS
-    coalesce('"' || replace(name, '"', '""') || '"', 'NULL');
-CREATE OR REPLACE MACRO _vec_table(source) AS
-    'query_table(''' || replace(source, '''', '''''') || ''')';
+-- The columns of a table that a search gives back: all but score, which gives way to the search's own. RE2 cannot say "not".
+CREATE OR REPLACE MACRO _vec_kept() AS
+    '(?s)^(.{0,4}|[^sS].{4}|.[^cC].{3}|.{2}[^oO].{2}|.{3}[^rR].|.{4}[^eE]|.{6,})$';
 
--- The same for a table whose row numbers are asked for, which query_table does not show.
-CREATE OR REPLACE MACRO _vec_numbered(source) AS
-    array_to_string(list_transform(regexp_extract_all(source, '"(?:[^"]|"")*"|[^".][^.]*'),
-                                   lambda part: CASE WHEN starts_with(part, '"') THEN part ELSE _vec_name(part) END), '.');
-
--- The text of a query for the rows of a table: up to three columns that a search reads, by fixed names, and all columns
--- but score behind a prefix, which the search takes away again. Without it the query vector of a LATERAL join, the
+-- The text of a query for the rows of a table: up to three columns that a search reads, by fixed names, and those that it
+-- gives back behind a prefix, which the search takes away again. Without it the query vector of a LATERAL join, the
 -- column emb of another table, would be taken for a column emb of this one.
-CREATE OR REPLACE MACRO _vec_rows(reference, item, v, tie) AS
-    'SELECT COLUMNS(lambda c: lower(c) <> ''_vec_c_score'') FROM (SELECT ' || _vec_name(item) || ' AS _vec_item, '
-        || _vec_name(v) || ' AS _vec_v, ' || _vec_name(tie) || ' AS _vec_tie, '
-        || 'COLUMNS(''(?s)^(.*)$'') AS ''_vec_c_\1'' FROM ' || reference || ')';
+CREATE OR REPLACE MACRO _vec_rows(source, item, v, tie) AS
+    _vec_sql('SELECT %I AS _vec_item, %I AS _vec_v, %I AS _vec_tie, COLUMNS(_vec_kept()) AS ''_vec_c_\1'' FROM %T',
+             item, v, tie, source, NULL);
 
 -- The k rows of a table (or view, or CTE) nearest to q, with their score.
 --   code    column of codes, scored through the model
@@ -70,7 +66,7 @@ CREATE OR REPLACE MACRO vec_search
     SELECT COLUMNS('(?s)^_vec_c_(.*)$') AS '\1', _vec_score AS score
     FROM (
         SELECT *, _vec_score(_vec_v, _vec_query(NULL, q, metric)) AS _vec_score
-        FROM query(_vec_rows(_vec_table(source), NULL, rerank, NULL))
+        FROM query(_vec_rows(source, NULL, rerank, NULL))
         ORDER BY _vec_score DESC NULLS LAST
         LIMIT k
     )
@@ -82,7 +78,7 @@ CREATE OR REPLACE MACRO vec_search
     SELECT COLUMNS('(?s)^_vec_c_(.*)$') AS '\1', _vec_score AS score
     FROM (
         SELECT *, _vec_score(_vec_item, _vec_query(model, q, metric)) AS _vec_score
-        FROM query(_vec_rows(_vec_table(source), code, NULL, NULL))
+        FROM query(_vec_rows(source, code, NULL, NULL))
         ORDER BY _vec_score DESC NULLS LAST
         LIMIT k
     )
@@ -103,7 +99,7 @@ CREATE OR REPLACE MACRO vec_search
                 SELECT *,
                        _vec_score(_vec_item, _vec_query(CASE WHEN code IS NULL THEN NULL ELSE model END, q, metric))
                            AS _vec_coarse
-                FROM query(_vec_rows(_vec_table(source),
+                FROM query(_vec_rows(source,
                     coalesce(code, rerank, 'vec_search needs code := or rerank := with the name of a column'),
                     rerank, NULL))
                 ORDER BY _vec_coarse DESC NULLS LAST
@@ -125,7 +121,7 @@ CREATE OR REPLACE MACRO vec_search
                       _vec_score),
            _vec_score AS score
     FROM (
-        SELECT COLUMNS(lambda c: lower(c) <> 'score'),
+        SELECT *,
                CASE WHEN rerank IS NULL OR code IS NULL THEN _vec_coarse
                     ELSE _vec_exact(_vec_v, _vec_raw)
                END AS _vec_score
@@ -134,16 +130,14 @@ CREATE OR REPLACE MACRO vec_search
             FROM (
                 SELECT *, _vec_score(_vec_item, _vec_asked) AS _vec_coarse
                 FROM (
-                    SELECT unnest(_vec_probed(model, q, nprobe, txid_current(), current_setting('search_path'))) AS _vec_in,
+                    SELECT unnest(_vec_cells(model, q, nprobe)) AS _vec_in,
                            _vec_query(CASE WHEN code IS NULL THEN NULL ELSE model END, q, metric) AS _vec_asked,
                            _vec_query(NULL, q, metric) AS _vec_raw
-                ) JOIN query(
-                    'SELECT ' || _vec_name(cell) || ' AS _vec_cell, '
-                        || _vec_name(coalesce(code, rerank,
-                                              'vec_search needs code := or rerank := with the name of a column'))
-                        || ' AS _vec_item, ' || _vec_name(rerank) || ' AS _vec_v, ' || _vec_name(ties)
-                        || ' AS _vec_tie, * FROM ' || _vec_table(source)
-                ) ON _vec_cell = _vec_in
+                ) JOIN query(_vec_sql(
+                    'SELECT %I AS _vec_cell, %I AS _vec_item, %I AS _vec_v, %I AS _vec_tie, COLUMNS(_vec_kept()) FROM %T',
+                    cell, coalesce(code, rerank, 'vec_search needs code := or rerank := with the name of a column'),
+                    rerank, ties, source
+                )) ON _vec_cell = _vec_in
                 ORDER BY _vec_coarse DESC NULLS LAST, _vec_tie
                 LIMIT CASE WHEN rerank IS NULL OR code IS NULL THEN k ELSE k * oversample END
             )
@@ -169,7 +163,7 @@ CREATE OR REPLACE MACRO vec_search
                 SELECT *,
                        _vec_score(_vec_item, _vec_query(CASE WHEN code IS NULL THEN NULL ELSE model END, q, metric))
                            AS _vec_coarse
-                FROM query(_vec_rows(_vec_table(source),
+                FROM query(_vec_rows(source,
                     coalesce(code, rerank, 'vec_search needs code := or rerank := with the name of a column'),
                     rerank, ties))
                 ORDER BY _vec_coarse DESC NULLS LAST, _vec_tie
@@ -190,22 +184,23 @@ CREATE OR REPLACE MACRO vec_search
  metric := 'cosine') AS TABLE (
     SELECT * EXCLUDE (_vec_score, _vec_tie, _vec_v, _vec_row, _vec_named, _vec_asked, _vec_live), _vec_score AS score
     FROM (
-        SELECT COLUMNS(lambda c: lower(c) <> 'score'),
+        SELECT *,
                _vec_index_score(index, _vec_named, _vec_live, _vec_v, _vec_asked, current_database()) AS _vec_score
         FROM (
             SELECT *, count(_vec_named.mark) OVER () AS _vec_live
             FROM (
                 SELECT unnest(_vec_index_rows(
                            index, model, q,
-                           (SELECT list(_vec_row) FROM query('SELECT rowid AS _vec_row FROM ' || _vec_numbered(source))
+                           (SELECT list(_vec_row)
+                            FROM query(_vec_sql('SELECT rowid AS _vec_row FROM %N', source, NULL, NULL, NULL, NULL))
                             WHERE _vec_row >= _vec_index_last(index, current_database())),
                            k, oversample, metric, nprobe, _vec_index_last(index, current_database()),
                            txid_current(), current_setting('search_path'), current_database())) AS _vec_named,
                        _vec_query(NULL, q, metric) AS _vec_asked
-            ) JOIN query(
-                'SELECT rowid AS _vec_row, ' || _vec_name(rerank) || ' AS _vec_v, ' || _vec_name(ties)
-                    || ' AS _vec_tie, * FROM ' || _vec_numbered(source)
-            ) ON _vec_row = _vec_named.row
+            ) JOIN query(_vec_sql(
+                'SELECT rowid AS _vec_row, %I AS _vec_v, %I AS _vec_tie, COLUMNS(_vec_kept()) FROM %N',
+                rerank, ties, source, NULL, NULL
+            )) ON _vec_row = _vec_named.row
         )
     )
     WHERE _vec_score IS NOT NULL
@@ -214,5 +209,6 @@ CREATE OR REPLACE MACRO vec_search
 ),
 -- refused: nothing to search by
 (source, q, model := NULL, k := 10, metric := 'cosine') AS TABLE (
-    FROM query('FROM ' || _vec_name('vec_search needs code := or rerank := with the name of a column of ' || source))
+    FROM query(_vec_sql('FROM %I', 'vec_search needs code := or rerank := with the name of a column of ' || source,
+                        NULL, NULL, NULL, NULL))
 );

@@ -15,7 +15,7 @@ CREATE OR REPLACE MACRO vec_search_bits(
             FROM (
                 SELECT *,
                        bit_count(xor(_vec_item::BIT, _vec_query_bits(_vec_query(model, q, metric))::BIT)) AS _vec_differ
-                FROM query(_vec_rows(_vec_table(source), bits, rerank, NULL))
+                FROM query(_vec_rows(source, bits, rerank, NULL))
                 ORDER BY _vec_differ NULLS LAST
                 LIMIT k * oversample
             )

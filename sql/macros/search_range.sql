@@ -11,7 +11,7 @@ CREATE OR REPLACE MACRO vec_search_range
     SELECT COLUMNS('(?s)^_vec_c_(.*)$') AS '\1', _vec_score AS score
     FROM (
         SELECT *, _vec_score(_vec_v, _vec_query(NULL, q, metric)) AS _vec_score
-        FROM query(_vec_rows(_vec_table(source), NULL, rerank, NULL))
+        FROM query(_vec_rows(source, NULL, rerank, NULL))
     )
     WHERE _vec_score >= min_score
     ORDER BY _vec_score DESC
@@ -21,7 +21,7 @@ CREATE OR REPLACE MACRO vec_search_range
     SELECT COLUMNS('(?s)^_vec_c_(.*)$') AS '\1', _vec_score AS score
     FROM (
         SELECT *, _vec_score(_vec_item, _vec_query(model, q, metric)) AS _vec_score
-        FROM query(_vec_rows(_vec_table(source), code, NULL, NULL))
+        FROM query(_vec_rows(source, code, NULL, NULL))
     )
     WHERE _vec_score >= min_score
       AND _vec_planned_with_newest(model)
@@ -34,7 +34,7 @@ CREATE OR REPLACE MACRO vec_search_range
         SELECT *, _vec_exact(_vec_v, _vec_query(NULL, q, metric)) AS _vec_score
         FROM (
             SELECT *, _vec_score(_vec_item, _vec_query(model, q, metric)) AS _vec_coarse
-            FROM query(_vec_rows(_vec_table(source), code, rerank, NULL))
+            FROM query(_vec_rows(source, code, rerank, NULL))
         )
         WHERE _vec_coarse >= min_score - margin
     )

@@ -8,7 +8,7 @@ CREATE OR REPLACE MACRO _vec_search_stages(source, q, stages, models, cell, near
             SELECT *, _vec_score(_vec_tie, _vec_query(models[2], q, metric)) AS _vec_fine
             FROM (
                 SELECT *, _vec_score(_vec_item, _vec_query(models[1], q, metric)) AS _vec_coarse
-                FROM query(_vec_rows(_vec_table(source), stages[1],
+                FROM query(_vec_rows(source, stages[1],
                     coalesce(stages[3], 'vec_search_stages needs three columns in stages := [coarse, finer, vectors]'),
                     stages[2]))
                 WHERE cell IS NULL
@@ -44,8 +44,7 @@ CREATE OR REPLACE MACRO vec_search_stages
 -- in the nearest cells: the same over their rows
 (source, q, stages, models, cell, nprobe := 16, k := 10, oversample := [32, 4], metric := 'cosine') AS TABLE (
     FROM _vec_search_stages(source, q, stages, models, coalesce(cell, 'vec_search_stages: cell is NULL'),
-                            _vec_probed(coalesce(models[3], models[2]), q, nprobe, txid_current(),
-                                        current_setting('search_path')),
+                            _vec_cells(coalesce(models[3], models[2]), q, nprobe),
                             k, oversample, metric)
     WHERE _vec_planned_with_newest(coalesce(models[3], models[2]))
     ORDER BY score DESC

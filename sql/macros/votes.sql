@@ -21,7 +21,7 @@ CREATE OR REPLACE MACRO _vec_weighted(source, labels, k, weight, tau, id, label)
           JOIN (SELECT COLUMNS(lambda c: lower(c) = lower(id)) AS doc,
                        COLUMNS(lambda c: lower(c) = lower(label)) AS known
                 FROM query_table(labels)) AS t ON t.doc = l.id
-          WHERE NOT isnan(l.score) AND t.known IS NOT NULL AND (k IS NULL OR l.rank <= k)) AS n;
+          WHERE NOT isnan(l.score) AND t.known IS NOT NULL AND (k IS NULL OR l.rank <= _vec_count(coalesce(k, 1), 'k'))) AS n;
 
 -- The label that most neighbours of a query have, with its share of the votes and their number.
 --   labels   table with the labels of (some of) the rows; neighbours without one do not vote, and a query without

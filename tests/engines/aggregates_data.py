@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 from conftest import fixed
 
-from vecpipe.engines.duckdb.aggregates import EXTENSION
+from vecpipe.engines.duckdb.extension import EXTENSION
 from vecpipe.engines.duckdb.native import slots
 
 D, N = 24, 9_000

@@ -6,8 +6,10 @@ import numpy as np
 import pyarrow as pa
 from conftest import anisotropic, fixed
 
-from vecpipe.arrays import from_codes, to_rows
-from vecpipe.pipeline import Model, fit_sketch
+from vecpipe.columns.codes import from_codes
+from vecpipe.columns.vectors import to_rows
+from vecpipe.fitting.steps import fit_sketch
+from vecpipe.model import Model
 from vecpipe.sketch import Sketch
 
 DIM = 16

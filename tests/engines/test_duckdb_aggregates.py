@@ -6,6 +6,7 @@ import itertools
 import json
 from uuid import UUID
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -386,3 +387,46 @@ def test_a_streaming_window_of_gathered_rows(con):
 def test_distinct_and_order_by_inside_an_aggregate_are_done_by_duckdb(con):
     assert one(con, "SELECT vec_sum(DISTINCT x) FROM (VALUES ([1.0]), ([1.0]), ([2.0])) q(x)") == [3.0]
     assert one(con, "SELECT vec_sum(x ORDER BY x DESC) FROM (VALUES ([1.0]), ([1.0]), ([2.0])) q(x)") == [4.0]
+
+
+SEVERAL = """
+    SELECT i AS id, 'm' || (i % 3) AS model, (i % 4)::DOUBLE AS weight,
+           CASE WHEN i % 7 > 0 THEN list_transform(range(2 + i % 3), lambda j: sin(i * (j + 1)))::FLOAT[] END AS v
+    FROM range(30_000) r(i)
+"""
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("order", ["id", "hash(id)", "model, id"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "vec_avg(v)", "vec_avg(v, weight)", "vec_sum(v)", "vec_min(v)", "vec_max(v)", "vec_fit(v, 'center | int8')",
+        "vec_fit(v, 'center', weight)", "vec_sketch(v)", "vec_isoscore(v)", "vec_medoid(id, v)", "vec_describe(v)",
+    ],
+)  # fmt: skip
+def test_groups_may_be_of_different_widths(con, call, order, threads):
+    con.execute(f"SET threads = {threads}")
+    con.execute(f"CREATE TABLE wide AS FROM ({SEVERAL}) ORDER BY {order}")
+    grouped = con.execute(f"SELECT model, {call} FROM wide GROUP BY model ORDER BY model").fetchall()
+    assert [model for model, _ in grouped] == ["m0", "m1", "m2"]
+    for model, found in grouped:
+        alone = con.execute(f"SELECT {call} FROM wide WHERE model = $1", [model]).fetchall()[0][0]
+        if isinstance(found, list | float):
+            np.testing.assert_allclose(found, alone, rtol=1e-5, atol=1e-6)
+        else:
+            assert found == alone
+
+
+@pytest.mark.parametrize("call", ["vec_avg(v)", "vec_sum(v)", "vec_fit(v, 'center')", "vec_isoscore(v)"])
+def test_a_row_of_another_width_than_its_group_is_named_among_groups_of_several_widths(con, call):
+    con.execute("SET threads = 1")
+    name = call.partition("(")[0]
+    for vector, rule in (
+        ("[1, 2, 3, 4, 5, 6]", "has 6 dimensions, expected 4"),
+        ("[1, NULL, 3, 4]", "has a NULL element"),
+    ):
+        broken = f"SELECT * REPLACE (CASE WHEN id = 251 THEN {vector} ELSE v END AS v) FROM ({SEVERAL}) WHERE id < 300"
+        con.execute(f"CREATE OR REPLACE TABLE wide AS {broken} ORDER BY id")
+        with pytest.raises(duckdb.Error, match=rf"{name}: v: row 251 in .* {rule}"):
+            con.execute(f"SELECT model, {call} FROM wide GROUP BY model").fetchall()

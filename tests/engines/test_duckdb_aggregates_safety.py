@@ -16,7 +16,7 @@ import pytest
 from engines.aggregates_data import WIDE, database, fails, fill, one
 
 import vecpipe
-from vecpipe.engines.duckdb import aggregates, connection
+from vecpipe.engines.duckdb import connection, extension
 from vecpipe.engines.duckdb.native import capi, slots, sums
 from vecpipe.errors import AggregatesUnavailableWarning
 
@@ -173,11 +173,11 @@ def test_the_default_connection_has_them_too():
 
 
 def test_many_databases_open_and_close():
-    before = aggregates.EXTENSION.databases
+    before = extension.EXTENSION.databases
     for _ in range(100):
         with duckdb.connect() as con:
             assert one(con, "SELECT vec_avg(x) FROM (VALUES ([1.0]), ([2.0])) q(x)") == [1.5]
-    assert aggregates.EXTENSION.databases == before + 100
+    assert extension.EXTENSION.databases == before + 100
     assert not slots.ARENAS
 
 
@@ -259,7 +259,7 @@ def test_an_interrupted_query_leaves_nothing(con, sql, threads):
 
 
 def test_a_second_copy_of_the_package_keeps_the_first_registration():
-    first = aggregates.EXTENSION
+    first = extension.EXTENSION
     holder = sys.modules.pop("_vecpipe_static_extension")
     try:
         assert capi.install(lambda *a: None, "9") is first
@@ -283,7 +283,7 @@ def test_reloading_the_package_is_harmless():
 def test_a_failing_registration_cannot_break_connect():
     code = (
         "from vecpipe.engines.duckdb.native import capi\n"
-        "import vecpipe.engines.duckdb.aggregates as a, duckdb\n"
+        "import vecpipe.engines.duckdb.extension as a, duckdb\n"
         "def bad(*_): raise KeyboardInterrupt('boom')\n"
         "a.Registrar.__call__ = bad\n"
         "assert duckdb.connect().sql('select 1').fetchall() == [(1,)]\n"
@@ -316,14 +316,14 @@ def test_a_database_opened_before_the_import_warns_once_and_has_the_scalars():
 
 
 def test_without_the_symbols_register_says_why(monkeypatch):
-    monkeypatch.setattr(aggregates, "EXTENSION", capi.Extension(False, "this DuckDB build does not export x"))
+    monkeypatch.setattr(extension, "EXTENSION", capi.Extension(False, "this DuckDB build does not export x"))
     con = duckdb.connect()
 
     class Bare:
         def execute(self, sql):
             raise duckdb.CatalogException("no such function")
 
-    assert "does not export x" in (connection.missing_aggregates(Bare()) or "")
+    assert "does not export x" in (connection.missing_natives(Bare()) or "")
     with warnings.catch_warnings():
         warnings.simplefilter("error", AggregatesUnavailableWarning)
         vecpipe.register(con)

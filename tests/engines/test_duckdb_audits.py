@@ -64,7 +64,7 @@ def test_recall_is_the_share_of_the_exact_neighbours_that_a_search_finds(coded, 
 
 @pytest.mark.parametrize("name", ["my docs", "order", "s.my docs", 's."a.b"', "memory.main.order", '"say ""x"""'])
 def test_a_table_has_any_name(coded, name):
-    from vecpipe.engines.duckdb.identifiers import quoted_table
+    from vecpipe.sql_names import quoted_table
 
     coded.execute("CREATE SCHEMA s")
     coded.execute(f"CREATE TABLE {quoted_table(name)} AS SELECT id, emb FROM docs")
@@ -128,6 +128,8 @@ def test_queries_may_stand_in_another_column_and_zero_queries_do_not_count(coded
         ("FROM vec_recall('docs', 'asked', NULL, rerank := 'emb')", "must not be NULL"),
         ("FROM vec_recall('docs', 'nobody', 'emb', rerank := 'emb')", "has no queries"),
         ("FROM vec_recall('docs', 'asked', 'emb', rerank := 'emb', k := 0)", "k is 0"),
+        ("FROM vec_recall('docs', 'asked', 'emb', rerank := 'emb', k := NULL)", "vec_recall: k must not be NULL"),
+        ("FROM vec_recall('docs', 'asked', 'emb', rerank := 'emb', metric := NULL)", "metric must not be NULL"),
         ("FROM vec_recall('docs', 'asked', 'emb', rerank := 'emb', metric := 'dot')", "metric is 'dot'"),
     ],
 )
@@ -143,7 +145,9 @@ def test_a_wrong_audit_says_what_is_wrong(coded, sql, message):
 
 def report(con: duckdb.DuckDBPyConnection) -> dict[str, object]:
     found = con.execute("FROM vec_cells_report('docs', 'cell', 'emb', 'm')")
-    return dict(zip([column[0] for column in found.description], found.fetchone(), strict=True))
+    names = [column[0] for column in found.description]
+    (row,) = found.fetchall()
+    return dict(zip(names, row, strict=True))
 
 
 def test_the_report_counts_what_is_there(coded):
@@ -156,6 +160,18 @@ def test_the_report_counts_what_is_there(coded):
     assert said["moved"] == pytest.approx(0.0)
     assert said["distance"] == pytest.approx(said["fit_distance"], rel=0.1)
     assert said["advice"] == "fine"
+
+
+@pytest.mark.parametrize(("rows", "cells"), [(200, 8), (500, 8), (500, 64), (3_000, 16)])
+def test_the_rows_that_cells_were_fitted_on_are_fine_however_few_they_are(con, rows, cells):
+    spec = f"normalize | cells({cells}) | int8"
+    for seed in range(8):
+        con.register("data", table_of(np.random.default_rng(seed).standard_normal((rows, 3), dtype=np.float32)))
+        con.execute("CREATE OR REPLACE TABLE docs AS FROM data")
+        con.execute("INSERT INTO vecpipe.models BY NAME SELECT 'm' AS name, vec_fit(emb, ?) AS model FROM docs", [spec])
+        con.execute("ALTER TABLE docs ADD COLUMN cell INTEGER")
+        con.execute("UPDATE docs SET cell = vec_cell('m', emb)")
+        assert report(con)["advice"] == "fine"
 
 
 def test_the_report_tells_of_rows_whose_cell_is_another_now(coded):

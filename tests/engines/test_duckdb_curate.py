@@ -177,6 +177,13 @@ def test_rows_without_a_vector_are_not_picked_and_empty_tables_give_none(docs):
     ]
 
 
+@pytest.mark.parametrize("threshold", ["NULL", "'nan'::DOUBLE"])
+def test_a_threshold_that_is_no_number_is_an_error(con, threshold):
+    con.execute("CREATE TABLE pairs AS SELECT 1 AS query_id, 2 AS id, 1 AS rank, 0.99 AS score")
+    with pytest.raises(duckdb.Error, match=r"vec_duplicates: threshold is (NULL|nan); expected a number"):
+        con.execute(f"FROM vec_duplicates('pairs', threshold := {threshold})").fetchall()
+
+
 @pytest.mark.parametrize(
     ("sql", "message"),
     [

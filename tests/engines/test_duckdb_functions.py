@@ -10,8 +10,8 @@ from conftest import anisotropic, fixed, table_of, vectors
 
 import vecpipe
 from vecpipe.errors import EngineError, InputError, ModelFormatError, ModelNotFoundError
+from vecpipe.model import Model
 from vecpipe.operators import Codec, registry
-from vecpipe.pipeline import Model
 from vecpipe.spec import parse
 
 SPECS = ["center | pca(4)", "normalize | int8", "center | rotate | binary", "float16", "int8(scale=vector)", "whiten"]
@@ -442,7 +442,7 @@ def test_a_version_can_be_asked_for(stored, X):
     assert len({one(stored, "SELECT hex(vec_encode($1, emb)) FROM docs LIMIT 1", [name]) for name in versions}) == 2
     wide = "SELECT vec_transform('m.query@' || $1, emb) = vec_transform('m@' || $1, emb) FROM docs LIMIT 1"
     assert one(stored, wide, [next(iter(versions)).removeprefix("m@")])
-    for name in ("m@999", "m@", "m@x", "@1"):
+    for name in ("m@999", "m@99999999999999999999", f"m@{9:0>60}", "m@", "m@x", "@1"):
         with pytest.raises(duckdb.Error, match="no model is named"):
             stored.execute("SELECT vec_encode($1, emb) FROM docs", [name]).fetchall()
         with pytest.raises(ModelNotFoundError, match="no model is named"):
@@ -608,3 +608,9 @@ def test_hashed_text_in_sql_is_that_of_python(con):
     for column in ("text", "text::ENUM('Read a Parquet file', 'the', '', 'naïve 東京')"):
         found = vectors(con.execute(f"SELECT vec_hash_embed({column}, 16) FROM texts ORDER BY i"))
         np.testing.assert_array_equal(np.nan_to_num(found), expected)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_result_beyond_float32_is_infinite_without_a_warning(con):
+    assert one(con, "SELECT vec_norm([3e38, 3e38])") == np.inf
+    assert one(con, "SELECT vec_dot([-3e38, 3e38], [3e38, -3e38])") == -np.inf

@@ -137,3 +137,17 @@ def test_a_wrong_method_says_which_there_are(lists):
     for method in ("'sum'", "NULL::VARCHAR"):
         with pytest.raises(duckdb.Error, match="expected one of rrf, minmax, zscore, dbsf"):
             lists.execute(f"FROM vec_fuse('a', 'b', method := {method})").fetchall()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("c := NULL", "vec_fuse: c is NULL; expected a number of at least 0"),
+        ("c := -1", "vec_fuse: c is -1; expected a number of at least 0"),
+        ("weight_a := NULL", "vec_fuse: weight_a is NULL; expected a number"),
+        ("method := 'zscore', weight_b := 'nan'::DOUBLE", "vec_fuse: weight_b is nan; expected a number"),
+    ],
+)
+def test_a_wrong_number_is_an_error_and_no_column_of_nulls(lists, more, message):
+    with pytest.raises(duckdb.Error, match=message):
+        lists.execute(f"FROM vec_fuse('a', 'b', {more})").fetchall()

@@ -133,3 +133,12 @@ def test_density_of_short_lists_says_how_many_neighbours_it_saw(self_join):
     rows = {row[0]: row[4] for row in con.execute("FROM vec_density('pairs', k := 5)").fetchall()}
     assert rows[7] == 2
     assert {count for item, count in rows.items() if item != 7} == {5}
+
+
+@pytest.mark.parametrize("k", ["0", "-1", "NULL", "2.5"])
+@pytest.mark.parametrize(
+    "call", ["vec_hubness('found', 'docs', {})", "vec_k_occurrence('found', 'docs', {})", "vec_density('found', {})"]
+)
+def test_a_wrong_k_is_an_error_and_no_report(lists, call, k):
+    with pytest.raises(duckdb.Error, match=f"k is {k}; expected a whole number of at least 1"):
+        lists.execute("FROM " + call.format(f"k := {k}")).fetchall()

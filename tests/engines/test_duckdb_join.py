@@ -133,7 +133,7 @@ def test_a_row_does_not_find_itself_in_a_self_join(con: duckdb.DuckDBPyConnectio
     assert joined(con, "'docs', 'docs', k := 3, self := true") == expected(scores, 3)
 
 
-@pytest.mark.parametrize("kind", ["VARCHAR", "UUID", "DATE", "HUGEINT"])
+@pytest.mark.parametrize("kind", ["VARCHAR", "UUID", "DATE", "HUGEINT", "ENUM"])
 def test_ids_of_any_plain_type(con: duckdb.DuckDBPyConnection, kind: str) -> None:
     given(con, "numbered", np.repeat(grid(2, 20), 40, axis=0))
     made = {
@@ -141,7 +141,9 @@ def test_ids_of_any_plain_type(con: duckdb.DuckDBPyConnection, kind: str) -> Non
         "UUID": "printf('00000000-0000-0000-0000-%012d', 99 - id)::UUID",
         "DATE": "DATE '2026-01-01' - id::INTEGER",
         "HUGEINT": "(99 - id)::HUGEINT",
+        "ENUM": "printf('%02d', id)::backwards",
     }[kind]
+    con.execute("CREATE TYPE backwards AS ENUM (SELECT printf('%02d', 99 - i) FROM range(100) AS r (i))")
     con.execute(f"CREATE TABLE docs AS SELECT {made} AS id, emb FROM numbered")
     found = con.execute(
         "SELECT id FROM vec_knn_join('docs', 'docs', k := 5) WHERE query_id = (SELECT min(id) FROM docs)"
@@ -172,13 +174,26 @@ def test_empty_sides_and_k_beyond_the_rows(con: duckdb.DuckDBPyConnection) -> No
     assert len(joined(con, "'queries', 'docs', k := 1000, metric := 'ip'")) == 6
 
 
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_k_takes_memory_for_the_rows_there_are_alone(con: duckdb.DuckDBPyConnection, metric: str) -> None:
+    Q, X = grid(7, 40), grid(5_000, 41)
+    given(con, "queries", Q)
+    given(con, "docs", X)
+    whole = expected(scores_of(Q, X, metric), len(X))
+    for k in ("100_000_000_000", "5_000", "5_000::HUGEINT"):
+        assert joined(con, f"'queries', 'docs', k := {k}, metric := '{metric}'") == whole
+    assert joined(con, f"'queries', 'docs', k := 4_990, metric := '{metric}'") == [at for at in whole if at[2] <= 4_990]
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("'queries', 'wide'", "12"),
-        ("'queries', 'docs', k := 0", "k is 0"),
+        ("'queries', 'docs', k := 0", "vec_knn_join: k is 0; expected a whole number of at least 1"),
+        ("'queries', 'docs', k := NULL", "vec_knn_join: k is NULL; expected a whole number of at least 1"),
         ("'queries', 'docs', metric := 'dot'", "dot"),
         ("'queries', 'docs', code := 'emb', model := 'nobody'", "nobody"),
+        ("'queries', 'docs', model := 'm'", "model is 'm', but vectors are joined as they are; pass code :="),
         ("'bad', 'docs'", "NaN"),
         ("'queries', 'bad'", "NaN"),
     ],

@@ -7,17 +7,21 @@ import subprocess
 import sys
 import textwrap
 import threading
+import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import duckdb
 import numpy as np
+import pyarrow as pa
 import pytest
 from conftest import anisotropic, table_of
 
 import vecpipe
 from vecpipe.engines.duckdb import catalog
+from vecpipe.engines.duckdb.connection import _cursor_of, lend
+from vecpipe.engines.duckdb.places import place_of
 from vecpipe.errors import EngineError, ModelNotFoundError
 
 X = anisotropic(300, 8)
@@ -431,3 +435,21 @@ def test_another_missing_table_has_nothing_to_do_with_the_catalog(query, registe
     with pytest.raises(EngineError, match="does not exist") as refused:
         catalog.run(con, query)
     assert "register" not in str(refused.value)
+
+
+def test_what_was_lent_to_a_database_goes_with_its_last_connection(tmp_path):
+    first, second = (vecpipe.connect(tmp_path / "shared.db") for _ in range(2))
+    table = pa.table({"id": [1, 2, 3]})
+    lent = weakref.ref(table)
+    lend(first, {"lent": table}).close()
+    del table
+    first.close()
+    del first
+    gc.collect()
+    cursor = _cursor_of(second.execute("SELECT _vec_database()").fetchall()[0][0], place_of(second))
+    assert cursor.sql("SELECT sum(id) FROM lent").fetchall() == [(6,)]
+    cursor.close()
+    second.close()
+    del second, cursor
+    gc.collect()
+    assert lent() is None

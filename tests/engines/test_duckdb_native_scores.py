@@ -13,7 +13,7 @@ import pytest
 from conftest import anisotropic, table_of
 
 import vecpipe
-from vecpipe.engines.duckdb import functions
+from vecpipe.engines.duckdb import model_functions as functions
 from vecpipe.engines.duckdb.native.memory import gather
 
 DIM = 16
@@ -49,7 +49,7 @@ def handle(con: duckdb.DuckDBPyConnection, name: str, metric: str = "cosine", q:
 def arrow(codes: list[bytes | None], handles: list[str | None]) -> np.ndarray:
     """What the Arrow function returns for the same rows, NaN for NULL."""
     return np.array(
-        functions._score(pa.array(codes, pa.binary()), pa.array(handles, pa.string())).to_pylist(), dtype=np.float32
+        functions.score(pa.array(codes, pa.binary()), pa.array(handles, pa.string())).to_pylist(), dtype=np.float32
     )
 
 
@@ -163,7 +163,7 @@ def agree_vectors(rows: list[tuple], column: pa.DataType, function) -> None:
 @pytest.mark.parametrize("metric", ["cosine", "ip", "l2"])
 def test_scores_of_vectors_are_those_of_the_arrow_function(coded, kind, metric):
     h = coded.execute("SELECT vec_query(NULL, $1, $2)", [Q.tolist(), metric]).fetchone()[0]
-    for name, function in (("vec_exact", functions.exact), ("vec_score", functions._score)):
+    for name, function in (("vec_exact", functions.exact), ("vec_score", functions.score)):
         for source in ("docs", "docs WHERE emb IS NOT NULL", "docs WHERE id % 7 = 0 OR id > 4000", "docs LIMIT 1"):
             sql = f"SELECT {name}(emb::{kind}, $h), emb::{kind}::DOUBLE[], $h FROM {source}"
             agree_vectors(coded.execute(sql, {"h": h}).fetchall(), pa.list_(pa.float64()), function)
@@ -194,7 +194,7 @@ def test_vectors_of_a_model_without_codec(coded):
     sql = "SELECT vec_score(vec_transform('flat', emb), $h), vec_transform('flat', emb), $h FROM docs"
     rows = coded.execute(sql, {"h": handle(coded, "flat")}).fetchall()
     assert sum(score is not None for score, _, _ in rows) > 4000
-    agree_vectors(rows, pa.list_(pa.float32()), functions._score)
+    agree_vectors(rows, pa.list_(pa.float32()), functions.score)
 
 
 def test_queries_of_several_kinds_for_vectors_in_one_batch(coded):
@@ -297,8 +297,17 @@ assert con.execute(sql).fetchone() == (1,)
 con.execute("CREATE TABLE docs AS SELECT [i, 50 - i, 2]::FLOAT[3] AS emb FROM range(50) AS t(i)")
 vecpipe.save_model(con, "m", vecpipe.fit(con, "SELECT emb FROM docs", "int8"))
 con.execute("CREATE TABLE codes AS SELECT vec_encode('m', emb) AS code FROM docs")
-found = con.execute("SELECT count(vec_score(code, vec_query('m', [1, 2, 3]::FLOAT[3]))) FROM codes").fetchone()
-assert found == (50,), found
+found = con.execute("SELECT count(vec_score(code, vec_query('m', [1, 2, 3]::FLOAT[3]))) FROM codes").fetchall()
+assert found == [(50,)], found
+vecpipe.save_model(con, "c", vecpipe.fit(con, "SELECT emb FROM docs", "normalize | cells(2) | int8"))
+con.execute("CREATE TABLE cells AS SELECT *, vec_encode('c', emb) AS code, vec_cell('c', emb) AS cell FROM docs")
+con.execute("SELECT vec_index('docs', 'cells', 'c')")
+answers = [
+    con.execute(f"FROM vec_search('cells', [9, 41, 2]::FLOAT[3], {how}, k := 3)").fetchall()
+    for how in ("rerank := 'emb'", "rerank := 'emb', code := 'code', model := 'c'", "rerank := 'emb', index := 'docs'",
+                "rerank := 'emb', cell := 'cell', model := 'c', nprobe := 2")
+]
+assert all(answer == answers[0] and len(answer) == 3 for answer in answers), answers
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

@@ -11,7 +11,7 @@ from conftest import anisotropic, vectors
 
 import vecpipe
 from vecpipe.engines.duckdb import handles
-from vecpipe.pipeline import Model
+from vecpipe.model import Model
 from vecpipe.settings import ByteLimit
 
 FIT = "SELECT vec_fit_query('m', 'leanvec(4)', 'SELECT emb FROM docs', 'SELECT emb FROM docs WHERE id % 3 = 0')"

@@ -211,9 +211,17 @@ def test_results_are_lists_again(lists):
             "vec_dualbank_norm('found', 'bank', 'bank', beta_doc := -1)",
             "vec_dualbank_norm: beta_doc is -1; expected more",
         ),
+        ("vec_inverted_softmax('found', 'bank', beta := NULL)", "vec_inverted_softmax: beta is NULL; expected more"),
+        ("vec_inverted_softmax('found', 'bank', beta := 'nan'::DOUBLE)", "beta is nan; expected more than 0"),
+        ("vec_querybank_norm('found', 'bank', k := NULL)", "vec_querybank_norm: k is NULL; expected a whole number"),
+        ("vec_querybank_norm('found', 'bank', k := 0)", "vec_querybank_norm: k is 0; expected a whole number"),
+        ("vec_dualbank_norm('found', 'bank', 'bank', k := -1)", "vec_dualbank_norm: k is -1; expected a whole number"),
+        ("vec_csls('found', k := 0)", "vec_csls: k is 0; expected a whole number of at least 1"),
+        ("vec_csls('found', k := -1)", "vec_csls: k is -1; expected a whole number of at least 1"),
+        ("vec_csls('found', k := NULL)", "vec_csls: k is NULL; expected a whole number of at least 1"),
     ],
 )
-def test_a_wrong_beta_says_what_is_wrong(lists, call, message):
+def test_a_wrong_beta_or_k_says_what_is_wrong(lists, call, message):
     with pytest.raises(duckdb.Error, match=message):
         lists.execute(f"FROM {call}").fetchall()
 

@@ -166,6 +166,9 @@ def test_empty_lists_and_labels(known):
         ("weight := NULL::VARCHAR", "weight is NULL; expected one of"),
         ("weight := 'softmax', tau := 0", "tau is 0; expected more than 0"),
         ("weight := 'distance'", "needs scores that are minus a distance; found "),
+        ("weight := 'softmax', tau := NULL", "tau is NULL; expected more than 0"),
+        ("k := 0", "k is 0; expected a whole number of at least 1"),
+        ("k := 1.5", "k is 1.5; expected a whole number of at least 1"),
         ("label := 'none'", "'none'"),
     ],
 )

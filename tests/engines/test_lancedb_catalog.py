@@ -16,7 +16,8 @@ from conftest import anisotropic
 import vecpipe
 import vecpipe.lancedb as vl
 from vecpipe.errors import EngineError, ModelFormatError, ModelNotFoundError
-from vecpipe.pipeline import Model, fit_sketch
+from vecpipe.fitting.steps import fit_sketch
+from vecpipe.model import Model
 from vecpipe.sketch import Sketch
 
 

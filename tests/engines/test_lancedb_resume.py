@@ -17,13 +17,13 @@ from lancedb_data import DATA, check, fitted, make_table, rows
 
 import vecpipe.lancedb as vl
 from vecpipe.errors import InputError, ResumeError
-from vecpipe.pipeline import Model
+from vecpipe.model import Model
 
 SPEC = "normalize | int4"
 
 CHILD = """
 import sys, lancedb, vecpipe.lancedb as vl
-from vecpipe.pipeline import Model
+from vecpipe.model import Model
 table = lancedb.connect(sys.argv[1]).open_table("docs")
 print("ready", flush=True)
 progress = lambda done, total: print(done, flush=True)

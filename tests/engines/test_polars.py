@@ -14,7 +14,7 @@ from conftest import anisotropic, fixed, table_of
 
 import vecpipe
 import vecpipe.polars
-from vecpipe.arrays import to_rows
+from vecpipe.columns.vectors import to_rows
 from vecpipe.engines.polars import columns
 from vecpipe.errors import CapabilityError, InputError, ModelFormatError, SpecError
 from vecpipe.operators import parameters, registry

@@ -23,8 +23,8 @@ from conftest import fixed
 import vecpipe
 import vecpipe.polars
 from vecpipe.engines.lancedb.columns import add_column
+from vecpipe.model import Model
 from vecpipe.operators import parameters, registry
-from vecpipe.pipeline import Model
 from vecpipe.spec import parse
 
 from operators.test_every_operator import ALL, CHAINS, awkward, fitted, magnitude  # isort: skip

@@ -10,8 +10,9 @@ from conftest import anisotropic, oracle
 
 from vecpipe.cells import CellModel, cell_model
 from vecpipe.errors import CapabilityError, ModelFormatError, SpecError
+from vecpipe.fitting.steps import fit_sketch
+from vecpipe.model import Model
 from vecpipe.operators.cells import Cells
-from vecpipe.pipeline import Model, fit_sketch
 from vecpipe.sketch import Sketch
 
 

@@ -9,11 +9,11 @@ from sklearn.cluster import KMeans
 from test_oracles import fitted
 
 from vecpipe.errors import InputError, ModelFormatError, SpecError
+from vecpipe.model import Model
 from vecpipe.operators import operator_named
 from vecpipe.operators.kmeans import gaussian_distortion, gaussian_levels, kmeans
 from vecpipe.operators.lut import ByteTables, look_up
 from vecpipe.operators.packing import pack, packed_bytes, unpack, unpack_as
-from vecpipe.pipeline import Model
 
 X = anisotropic(800, 12)
 

@@ -16,11 +16,12 @@ import pyarrow as pa
 import pytest
 from conftest import anisotropic, fixed
 
-from vecpipe.arrays import to_rows
+from vecpipe.columns.vectors import to_rows
 from vecpipe.errors import CapabilityError, FitError, InputError, SpecError, VecpipeError
+from vecpipe.fitting.steps import fit_sketch
+from vecpipe.model import Model
 from vecpipe.operators import Codec, registry
 from vecpipe.operators.parameters import parameters
-from vecpipe.pipeline import Model, fit_sketch
 from vecpipe.sketch import Sketch
 from vecpipe.spec import format_spec, parse
 
@@ -708,7 +709,7 @@ def test_truncating_wide_vectors_makes_no_matrix():
 
 
 def fit_sketch_of_zeros(dim: int, spec: str) -> Model:
-    from vecpipe.pipeline import FitInfo
+    from vecpipe.stored_model import FitInfo
 
     return Model([parse(spec)[0].bind(dim, {})], dim, FitInfo())
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from vecpipe.errors import FitError
-from vecpipe.pipeline import Model, fit_sketch
+from vecpipe.fitting.steps import fit_sketch
+from vecpipe.model import Model
 from vecpipe.sample import row_hashes
 from vecpipe.sketch import Sketch
 

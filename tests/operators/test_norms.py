@@ -8,8 +8,8 @@ from conftest import anisotropic
 from test_every_operator import CODES, OWN_LENGTHS, fitted
 
 from vecpipe.kernels import bfloat_squares, digit_sums, half_squares, row_products
+from vecpipe.model import Model
 from vecpipe.operators.norms import TOLERANCE, WordNorms
-from vecpipe.pipeline import Model
 from vecpipe.spec import parse
 
 WIDE = [

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vecpipe.errors import ModelFormatError
+from vecpipe.fitting.steps import fit_sketch
 from vecpipe.metrics.retrieval import nearest, recall_at, top_places
+from vecpipe.model import Model
 from vecpipe.operators.kmeans import gaussian_levels, lloyd_levels, refine
 from vecpipe.operators.osq import OSQ
-from vecpipe.pipeline import Model, fit_sketch
 from vecpipe.sketch import Sketch
 
 

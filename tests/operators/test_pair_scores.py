@@ -10,7 +10,7 @@ from test_every_operator import CODES, METRICS, OWN_LENGTHS, fitted
 
 import vecpipe
 from vecpipe.errors import InputError
-from vecpipe.pipeline import Model
+from vecpipe.model import Model
 from vecpipe.spec import parse
 
 X = anisotropic(300)
@@ -108,6 +108,18 @@ def test_vectors_that_cannot_be_told_from_zero_have_no_cosine():
     scores = model.score_codes(codes[[0, 0, 1]], codes[[0, 1, 1]])
     assert scores[0] == pytest.approx(1.0)
     assert np.isnan(scores[1:]).all()
+
+
+@pytest.mark.parametrize("behind", ["", "center | ", "pca(4) | "])
+@pytest.mark.parametrize("codec", ["pq(1, bits=4)", "rvq(1, bits=4)", "pq(1)", "bebr(1)"])
+def test_rows_of_length_one_have_a_cosine_though_a_zero_vector_would_have_their_code(behind, codec):
+    model = fitted(f"normalize | {behind}{codec}", X)
+    codes, _ = model.encode(X)
+    assert not np.isnan(model.score(model.prepare(X[:1], "cosine"), codes)).any()
+    decoded = stood_for(model, codes)
+    found = model.score_codes(codes, np.repeat(codes[:1], len(codes), axis=0), "cosine")
+    np.testing.assert_allclose(found, formula(decoded, decoded[:1], "cosine"), atol=1e-4)
+    assert not np.isnan(model.score_codes(codes, codes, "cosine")).any()
 
 
 def test_columns_of_different_lengths_and_wrong_codes_are_refused():

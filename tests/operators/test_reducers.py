@@ -11,8 +11,9 @@ from test_oracles import fitted
 
 import vecpipe
 from vecpipe.errors import WhiteningWarning
+from vecpipe.fitting.steps import fit_sketch
+from vecpipe.model import Model
 from vecpipe.operators.whiten import tempered_power
-from vecpipe.pipeline import Model, fit_sketch
 from vecpipe.sketch import Sketch
 
 X = anisotropic(900, 12)

@@ -7,10 +7,11 @@ import pytest
 from conftest import anisotropic, embeddings, oracle
 
 from vecpipe.errors import ModelFormatError
+from vecpipe.fitting.steps import fit_sketch
 from vecpipe.metrics.retrieval import nearest, recall_at, top_places
+from vecpipe.model import Model
 from vecpipe.operators.base import Codec
 from vecpipe.operators.transform_code import group_axes, water_fill
-from vecpipe.pipeline import Model, fit_sketch
 from vecpipe.sketch import Sketch
 
 

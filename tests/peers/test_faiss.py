@@ -14,8 +14,8 @@ import vecpipe.faiss_strings
 from vecpipe.cells import cell_model
 from vecpipe.errors import SpecError
 from vecpipe.faiss_strings import from_faiss, to_faiss
+from vecpipe.fitting.steps import fit_sketch
 from vecpipe.metrics.retrieval import nearest, recall_at, top_places
-from vecpipe.pipeline import fit_sketch
 from vecpipe.sketch import Sketch
 
 SAME = {

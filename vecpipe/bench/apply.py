@@ -10,9 +10,9 @@ import pyarrow as pa
 from rich.console import Console
 
 import vecpipe
-from vecpipe.arrays import to_vectors
 from vecpipe.bench.data import fill_table
 from vecpipe.bench.timing import Line, PeakMemory, medians, show
+from vecpipe.columns.results import to_vectors
 
 _BATCH = 2_048
 _FIT_ROWS = 8_192

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from vecpipe.arrays import Float32, Rows, to_rows
+from vecpipe.arrays import Float32, Rows
+from vecpipe.columns.vectors import to_rows
 from vecpipe.errors import InputError
 from vecpipe.evaluate import Collection
 from vecpipe.sources import vector_column

@@ -8,7 +8,8 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from vecpipe.arrays import Float32, to_vectors
+from vecpipe.arrays import Float32
+from vecpipe.columns.results import to_vectors
 
 _CHUNK = 50_000
 

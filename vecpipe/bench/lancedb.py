@@ -10,12 +10,12 @@ from typing import Any
 import pyarrow as pa
 from rich.console import Console
 
-from vecpipe.arrays import to_vectors
 from vecpipe.bench.data import vectors
 from vecpipe.bench.timing import Line, PeakMemory, show
+from vecpipe.columns.results import to_vectors
 from vecpipe.engines.lancedb.columns import add_column, drop
-from vecpipe.fitting import fit
-from vecpipe.pipeline import Model
+from vecpipe.fitting.stream import fit
+from vecpipe.model import Model
 
 _FITTED_ROWS = 50_000
 

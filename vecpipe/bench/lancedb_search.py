@@ -15,11 +15,12 @@ import numpy as np
 import pyarrow as pa
 from rich.console import Console
 
-from vecpipe.arrays import Float32, to_vectors
+from vecpipe.arrays import Float32
 from vecpipe.bench.collections import load_collection
 from vecpipe.bench.data import vectors
 from vecpipe.bench.settings import Setting, ask_in_turns, fastest, show_settings
-from vecpipe.fitting import fit
+from vecpipe.columns.results import to_vectors
+from vecpipe.fitting.stream import fit
 from vecpipe.metrics.retrieval import nearest
 
 K = 10

@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 from rich.console import Console
 
-from vecpipe.arrays import Float32, to_vectors
+from vecpipe.arrays import Float32
 from vecpipe.bench.search_ways import PROBES
 from vecpipe.bench.settings import Setting
+from vecpipe.columns.results import to_vectors
 from vecpipe.errors import CapabilityError
 
 Ladders = Iterator[list[Setting]]

@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 import vecpipe
-from vecpipe.arrays import Float32, to_vectors
+from vecpipe.arrays import Float32
 from vecpipe.bench.settings import Setting, ask_in_turns, cheapest
+from vecpipe.columns.results import to_vectors
 from vecpipe.metrics.retrieval import nearest
 
 WARM = 5

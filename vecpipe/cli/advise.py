@@ -39,7 +39,7 @@ def advise(
     """
     from vecpipe.advise import advise as find
     from vecpipe.cli.common import database, inside_database
-    from vecpipe.engines.duckdb.identifiers import quoted_table
+    from vecpipe.sql_names import quoted_table
 
     recall = _value(target, "recall", "--target")
     size = _value(budget, "bytes", "--budget")

@@ -14,7 +14,7 @@ from vecpipe.errors import InputError, ModelNotFoundError
 if TYPE_CHECKING:
     import duckdb
 
-    from vecpipe.pipeline import Model
+    from vecpipe.model import Model
 
 
 @contextmanager
@@ -83,7 +83,7 @@ def find_model(model: str, db: Path | None, *others: Path) -> Model:
         It is neither a file nor a name in any of them.
     """
     from vecpipe.etl.tables import is_duckdb
-    from vecpipe.pipeline import Model
+    from vecpipe.model import Model
 
     if db is None and Path(model).is_file():
         return Model.load(Path(model))

@@ -10,7 +10,7 @@ import click
 from vecpipe.cli.output import as_json, console, table
 
 if TYPE_CHECKING:
-    from vecpipe.pipeline import Model
+    from vecpipe.model import Model
 
 _PATH = click.Path(path_type=Path)
 _COLUMNS = ("name", "version", "spec", "input_dim", "output_type", "bytes_per_vector", "fitted_rows", "created_at")
@@ -53,7 +53,7 @@ def show(place: Path, name: str | None, as_object: bool) -> None:
     """
     from vecpipe.cli.common import model_from_database
     from vecpipe.etl.tables import is_duckdb
-    from vecpipe.pipeline import Model
+    from vecpipe.model import Model
 
     if name is None and is_duckdb(place):
         raise click.UsageError(f"{place} is a database: say which model of it (vecpipe models {place} lists them).")
@@ -118,7 +118,7 @@ def import_(db: Path, file: Path, name: str | None) -> None:
     """
     from vecpipe.cli.common import database
     from vecpipe.engines.duckdb import save_model
-    from vecpipe.pipeline import Model
+    from vecpipe.model import Model
 
     model = Model.load(file)
     name = name or file.stem

@@ -10,7 +10,7 @@ import click
 from vecpipe.cli.output import progress, progress_option
 
 if TYPE_CHECKING:
-    from vecpipe.pipeline import Model
+    from vecpipe.model import Model
 
 _PATH = click.Path(path_type=Path)
 _on_invalid = click.option(
@@ -60,7 +60,7 @@ def fit(
     from vecpipe.cli.common import inside_database
     from vecpipe.engines.duckdb import save_model
     from vecpipe.engines.duckdb.catalog import check_name
-    from vecpipe.fitting import fit as fit_rows
+    from vecpipe.fitting.stream import fit as fit_rows
     from vecpipe.spec import parse
 
     inside = inside_database(source, table, query)
@@ -83,7 +83,7 @@ def fit(
             model = fit_rows(source, spec, column=column, weight=weight, on_invalid=on_invalid, progress=report)
     click.echo(_summary(model))
     if out is not None:
-        from vecpipe.etl.files import write_whole
+        from vecpipe.files import write_whole
 
         _writing(out, lambda: write_whole(out, model.to_bytes()))
         click.echo(f"written to {out}")
@@ -123,8 +123,8 @@ def _fit_database(
 ) -> Model:
     from vecpipe.cli.common import database
     from vecpipe.engines.duckdb.catalog import run
-    from vecpipe.engines.duckdb.identifiers import quoted_table
-    from vecpipe.fitting import fit as fit_rows
+    from vecpipe.fitting.stream import fit as fit_rows
+    from vecpipe.sql_names import quoted_table
 
     with database(source) as con:
         total: int | None = None

@@ -51,8 +51,8 @@ def search(
     """
     from vecpipe.cli.common import database, model_from_database
     from vecpipe.engines.duckdb.catalog import run
-    from vecpipe.engines.duckdb.identifiers import quoted, quoted_table
     from vecpipe.errors import InputError
+    from vecpipe.sql_names import quoted, quoted_table
 
     if sum(q is not None for q in (query_text, query_vector, query_id)) != 1:
         raise click.UsageError("give one query: --query-text, --query-vector or --query-id.")
@@ -108,8 +108,8 @@ def _shown(kinds: dict[str, str], columns: str | None, table: str) -> list[str]:
 
 def _width(con: Any, name: str, column: str) -> int:
     from vecpipe.engines.duckdb.catalog import run
-    from vecpipe.engines.duckdb.identifiers import quoted
     from vecpipe.errors import InputError
+    from vecpipe.sql_names import quoted
 
     column = quoted(column)
     rows = run(con, f"SELECT len({column}) FROM {name} WHERE {column} IS NOT NULL LIMIT 1").fetchall()

@@ -18,7 +18,7 @@ from typing import Any
 import pyarrow as pa
 
 from vecpipe.errors import InputError, ResumeError
-from vecpipe.etl.files import replacing, write_whole
+from vecpipe.files import replacing, write_whole
 
 try:
     import fcntl
@@ -38,6 +38,15 @@ class Part:
     number: int
     rows: int
     invalid: int
+
+
+@dataclass(frozen=True)
+class Computed:
+    """Computed rows on their way into a part: how many were invalid, and how many are not deleted."""
+
+    batch: Any
+    invalid: int
+    live: int
 
 
 class RunFolder:
@@ -119,6 +128,10 @@ class RunFolder:
             if path.name != "lock":
                 path.unlink()
 
+    def draft(self, schema: Any) -> DraftPart:
+        """Return a part to write to."""
+        return DraftPart(self.folder, schema)
+
     def close(self) -> None:
         """Let another process have the folder."""
         self._lock.close()
@@ -154,17 +167,17 @@ class Workspace(RunFolder):
             stray.path.unlink()
         return parts
 
-    def writer(self, schema: Any) -> PartWriter:
-        """Return a writer for the next part."""
-        return PartWriter(self, schema)
+    def finish(self, draft: DraftPart) -> None:
+        """Put a draft behind the parts that are there."""
+        number = len(self.parts)
+        path = self.folder / f"part-{number:06d}-{draft.rows}-{draft.invalid}.arrow"
+        draft.move(path)
+        self.parts.append(Part(path, number, draft.rows, draft.invalid))
 
     def batches(self) -> Iterator[Any]:
         """Yield the rows of all parts in order, mapped into memory."""
         for part in self.parts:
-            with pa.memory_map(str(part.path)) as file:
-                reader = pa.ipc.open_file(file)
-                for position in range(reader.num_record_batches):
-                    yield reader.get_batch(position)
+            yield from mapped(part.path)
 
 
 class DraftPart:
@@ -174,13 +187,14 @@ class DraftPart:
         self._draft = folder / "draft.arrow"
         self._file = pa.OSFile(str(self._draft), "wb")
         self._writer = pa.ipc.new_file(self._file, schema)
-        self.rows = self.invalid = 0
+        self.rows = self.invalid = self.live = 0
 
-    def write(self, batch: Any, invalid: int) -> None:
+    def write(self, block: Computed) -> None:
         """Add rows."""
-        self._writer.write_batch(batch)
-        self.rows += batch.num_rows
-        self.invalid += invalid
+        self._writer.write_batch(block.batch)
+        self.rows += block.batch.num_rows
+        self.invalid += block.invalid
+        self.live += block.live
 
     def move(self, path: Path) -> None:
         """Flush the part to disk and move it into place."""
@@ -194,22 +208,12 @@ class DraftPart:
         self._file.close()
 
 
-class PartWriter(DraftPart):
-    """The next part of a workspace."""
-
-    def __init__(self, workspace: Workspace, schema: Any) -> None:
-        super().__init__(workspace.folder, schema)
-        self._workspace = workspace
-
-    def finish(self) -> Part:
-        """Put the part behind those that are there."""
-        workspace = self._workspace
-        number = len(workspace.parts)
-        path = workspace.folder / f"part-{number:06d}-{self.rows}-{self.invalid}.arrow"
-        self.move(path)
-        part = Part(path, number, self.rows, self.invalid)
-        workspace.parts.append(part)
-        return part
+def mapped(path: Path) -> Iterator[Any]:
+    """Yield the batches of a part, mapped into memory."""
+    with pa.memory_map(str(path)) as file:
+        reader = pa.ipc.open_file(file)
+        for position in range(reader.num_record_batches):
+            yield reader.get_batch(position)
 
 
 def _refuse_strangers(folder: Path) -> None:

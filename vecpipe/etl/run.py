@@ -10,30 +10,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-
-from vecpipe.arrays import OnInvalid, from_codes, rows_named, to_codes, to_rows, to_vectors
 from vecpipe.errors import InputError, ResumeError, VecpipeError
-from vecpipe.etl.parts import PartWriter, Workspace, discard
-from vecpipe.etl.tables import BLOCK_ROWS, Table, is_duckdb, open_table, split_name
-from vecpipe.etl.targets import Target, open_target
-from vecpipe.etl.types import cast, plain
-from vecpipe.fitting import Progress
-from vecpipe.kernels import one_blas_thread
-from vecpipe.ordered import in_order, thread_count
-from vecpipe.pipeline import Model
-from vecpipe.sources import vector_column
+from vecpipe.etl.filling import fill_parts
+from vecpipe.etl.parts import Computed, Workspace, discard
+from vecpipe.etl.plan import Plan, part_rows_of, plan_of
+from vecpipe.etl.tables import Table, is_duckdb, open_table, split_name
+from vecpipe.etl.targets import open_target
+from vecpipe.fitting.stream import Progress
+from vecpipe.model import Model
+from vecpipe.ordered import thread_count
+from vecpipe.rules import OnInvalid
 from vecpipe.version import __version__
-
-_PART_BYTES = 64 << 20
-_MAX_PART_ROWS = 65_536
 
 
 @dataclass(frozen=True)
@@ -132,7 +124,7 @@ def apply_model(
     try:
         rows_out = open_target(target, into)
         _refuse_itself(Path(source), table, Path(target), into)
-        plan = _plan(rows_in, rows_out, model, column, output, keep, drop_vector, decode, on_invalid)
+        plan = plan_of(rows_in, rows_out, model, column, output, keep, drop_vector, decode, on_invalid)
         run = {
             "vecpipe": __version__,
             "model": {"hash": model.hash, "spec": model.spec},
@@ -146,7 +138,7 @@ def apply_model(
                 raise InputError(f"{rows_out.name} exists already; choose another name, or overwrite it (--overwrite)")
             discard(rows_out.folder, plan.output)
             return Applied(rows_out.name, rows_in.rows, rows_in.rows, int(there.get("invalid", 0)), plan.output)
-        size = _part_rows(plan.schema) if part_rows is None else part_rows
+        size = part_rows_of(plan.schema) if part_rows is None else part_rows
         if size < 1:
             raise InputError(f"part_rows is {size}; expected at least 1")
         workers = thread_count(threads)
@@ -176,160 +168,30 @@ def apply_model(
         rows_in.close()
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """What to read, what to compute, what to write."""
-
-    columns: list[str]
-    vector: str
-    kept: list[str]
-    output: str
-    schema: Any
-    options: dict[str, Any]
-    compute: Callable[[Any, int], tuple[Any, int]]
-
-
-def _plan(
-    rows_in: Table,
-    rows_out: Target,
-    model: Model,
-    column: str | None,
-    output: str | None,
-    keep: Sequence[str] | None,
-    drop_vector: bool,
-    decode: bool,
-    on_invalid: OnInvalid,
-) -> _Plan:
-    codes = decode and model.codec is not None
-    vector = _code_column(rows_in.schema, column) if codes else vector_column(rows_in.schema, column)
-    name = output or ("decoded" if decode else "code" if model.codec else "vector")
-    width = model.dim if decode else model.output_dim
-    if isinstance(keep, str):
-        raise InputError(f"keep is {keep!r}; expected a list of names")
-    kept = [other for other in rows_in.schema.names if other != vector] if keep is None else list(keep)
-    unknown = [other for other in kept if other not in rows_in.schema.names]
-    if unknown:
-        raise InputError(f"no column {unknown[0]!r} to keep; there are {', '.join(rows_in.schema.names)}")
-    if drop_vector:
-        kept = [other for other in kept if other != vector]
-    elif keep is None:
-        kept = list(rows_in.schema.names)
-    if name in kept:
-        raise InputError(f"the new column would be the second one named {name!r}; give it another name (--as)")
-    if len(set(kept)) < len(kept):
-        raise InputError("a column is kept twice, or two columns of the source have the same name")
-    if decode:
-        _check_invertible(model)
-    kind = pa.list_(pa.float32(), width) if decode or model.codec is None else pa.binary()
-    fields = [field.with_type(plain(field.type)) for field in map(rows_in.schema.field, kept)]
-    schema = rows_out.prepared(pa.schema([*fields, pa.field(name, kind)]))
-
-    def compute(batch: Any, first_row: int) -> tuple[Any, int]:
-        array = batch.column(vector)
-        if codes:
-            found, valid = from_codes(array, model.bytes_per_vector, column=vector, first_row=first_row)
-            new, invalid = to_vectors(model.decode(found), valid, fixed=True), 0
-        else:
-            rows = to_rows(
-                array,
-                column=vector,
-                dim=model.output_dim if decode else model.dim,
-                on_invalid=on_invalid,
-                first_row=first_row,
-            )
-            invalid = rows.invalid
-            if decode:
-                new = to_vectors(model.inverse(rows.values), rows.valid, fixed=True)
-            elif model.codec is None:
-                new = to_vectors(*model.transform(rows.values, rows.valid), fixed=True)
-            else:
-                with rows_named(vector, first_row):
-                    new = to_codes(*model.encode(rows.values, rows.valid, finite=True))
-        arrays = [cast(batch.column(other), schema.field(other).type) for other in kept]
-        return pa.RecordBatch.from_arrays([*arrays, new.cast(kind)], schema=schema), invalid
-
-    options = {
-        "target": rows_out.name,
-        "column": vector,
-        "output": name,
-        "keep": kept,
-        "decode": decode,
-        "on_invalid": on_invalid,
-    }
-    return _Plan([*dict.fromkeys([vector, *kept])], vector, kept, name, schema, options, compute)
-
-
-def _check_invertible(model: Model) -> None:
-    if model.codec is None:
-        model.inverse(np.zeros((1, model.output_dim), np.float32))
-    else:
-        model.decode(np.zeros((1, model.bytes_per_vector), np.uint8))
-
-
-def _code_column(schema: Any, column: str | None) -> str:
-    if column is not None:
-        if column not in schema.names:
-            raise InputError(f"no column {column!r}; there are {', '.join(schema.names)}")
-        return column
-    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_fixed_size_binary, pa.types.is_binary_view)
-    found = [field.name for field in schema if any(test(field.type) for test in kinds)]
-    if len(found) != 1:
-        what = f"{len(found)} columns hold bytes ({', '.join(found)})" if found else "no column holds bytes"
-        raise InputError(f"cannot tell which column holds the codes: {what}; name it with column=")
-    return str(found[0])
-
-
-def _compute(source: Table, workspace: Workspace, plan: _Plan, workers: int, progress: Progress | None) -> None:
+def _compute(source: Table, workspace: Workspace, plan: Plan, workers: int, progress: Progress | None) -> None:
     """Bring the workspace from the parts it has to all parts."""
-    done = sum(part.rows for part in workspace.parts)
-    if progress is not None:
-        progress(done, source.rows)
     blocks = source.read(plan.columns, workspace.part_rows, len(workspace.parts))
-    writer: PartWriter | None = None
-    try:
-        with one_blas_thread(), ThreadPoolExecutor(workers, "vecpipe-apply") as pool:
-            calls = _calls(blocks, workspace.part_rows, plan)
-            for result in in_order(pool, calls, 2 * workers):
-                if writer is None:
-                    writer = workspace.writer(plan.schema)
-                if result is None:
-                    writer.finish()
-                    writer = None
-                    continue
-                batch, invalid = result
-                writer.write(batch, invalid)
-                done += batch.num_rows
-                if progress is not None:
-                    progress(done, source.rows)
-    finally:
-        if writer is not None:
-            writer.close()
+    done = fill_parts(
+        _calls(blocks, workspace.part_rows, plan),
+        partial(workspace.draft, plan.schema),
+        workspace.finish,
+        threads=workers,
+        done=sum(part.rows for part in workspace.parts),
+        total=source.rows,
+        progress=progress,
+    )
     if done != source.rows:
         raise ResumeError(
             f"{workspace.folder}: the source has {source.rows} rows, but {done} were read; it has changed meanwhile"
         )
 
 
-def _calls(blocks: Iterator[tuple[int, Any]], part_rows: int, plan: _Plan) -> Iterator[Callable[[], Any] | None]:
+def _calls(blocks: Iterator[tuple[int, Any]], part_rows: int, plan: Plan) -> Iterator[Callable[[], Computed] | None]:
     """Yield what is to be computed for each block, and None at the end of a part."""
     offset = 0
     for part, block in blocks:
         yield None if block is None else partial(plan.compute, block, part * part_rows + offset)
         offset = 0 if block is None else offset + block.num_rows
-
-
-def _part_rows(schema: Any) -> int:
-    """Return how many rows make a part of about 64 MB."""
-    row = 0
-    for field in schema:
-        kind = field.type
-        if pa.types.is_fixed_size_list(kind):
-            row += 4 * kind.list_size
-        elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
-            row += 4 * 1_024
-        else:
-            row += 256
-    return int(min(max(_PART_BYTES // max(row, 1) // BLOCK_ROWS, 1) * BLOCK_ROWS, _MAX_PART_ROWS))
 
 
 def _digest(run: dict[str, Any]) -> str:

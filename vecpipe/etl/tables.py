@@ -17,10 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vecpipe.engines.duckdb.identifiers import name_parts, quoted, quoted_table
 from vecpipe.errors import EngineError, InputError
 from vecpipe.etl.types import file_type
 from vecpipe.paths import ARROW_SUFFIXES, check_name, holds_duckdb
+from vecpipe.sql_names import name_parts, quoted, quoted_table
 
 BLOCK_ROWS = 8_192
 """Rows that are computed and held at a time."""

@@ -15,12 +15,12 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vecpipe.engines.duckdb.identifiers import quoted_table
 from vecpipe.errors import EngineError, InputError
-from vecpipe.etl.files import replacing
 from vecpipe.etl.tables import PARQUET_SUFFIXES, is_duckdb, split_name
 from vecpipe.etl.types import refuse_unfit, without_halves
+from vecpipe.files import replacing
 from vecpipe.paths import ARROW_SUFFIXES, check_name
+from vecpipe.sql_names import quoted_table
 
 _KEY = b"vecpipe"
 _HAS_SCHEMA = """

@@ -8,8 +8,8 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from vecpipe.engines.duckdb.identifiers import quoted
 from vecpipe.errors import InputError
+from vecpipe.sql_names import quoted
 
 _IN_FILES = {
     "HUGEINT": "DECIMAL(38, 0)",

@@ -16,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from vecpipe import container, kernels
-from vecpipe.arrays import MAX_DIM, Bytes, Float32, Float64
+from vecpipe.arrays import Bytes, Float32, Float64
 from vecpipe.errors import CapabilityError, SpecError
 from vecpipe.moments import Affine
 from vecpipe.operators.fit_data import FitData
 from vecpipe.operators.parameters import parameters
+from vecpipe.rules import MAX_DIM
 
 State = dict[str, npt.NDArray[Any]]
 Layout = dict[str, tuple[Any, tuple[int, ...]]]
@@ -120,6 +121,10 @@ class Operator:
         bound.dim, bound.state = dim, dict(state)
         bound.prepare_state()
         return bound
+
+    def about(self) -> dict[str, Any]:
+        """Return what the bound step has to say of itself beyond its spec, as plain values."""
+        return {}
 
     def prepare_state(self) -> None:
         """Check values of a freshly bound state and derive from it what ``apply`` needs."""

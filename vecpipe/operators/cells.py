@@ -23,6 +23,8 @@ Cell = npt.NDArray[np.int32]
 _ROWS = 1_024
 _HELD_OUT = 16
 _FEW = 4
+_SURE = 2_000
+"""Rows that tell a mean distance to about two parts in a hundred."""
 
 
 @register
@@ -60,7 +62,8 @@ class Cells(Operator):
         """Learn ``centroids``, ``(n, d) float32``, zero where empty, and two ``figures``: distance and imbalance.
 
         The distance is the mean of one minus the cosine to the nearest centroid, the imbalance n times the sum of the
-        squared shares of the cells: both of rows that the centroids were not fitted on, where there are enough.
+        squared shares of the cells: both of rows that the centroids were not fitted on, where there are enough; of few
+        such rows no less than those of all rows.
         """
         rows, kept = unit_rows(data.rows)
         weights = data.weights[kept]
@@ -74,6 +77,10 @@ class Cells(Operator):
         centroids[: len(found)] = found
         held = asked if asked.any() else ~asked
         distance, imbalance = _judged(rows[held], weights[held], found)
+        if held.sum() < _SURE:
+            # Few rows may lie near by chance. Rows like these lie no nearer than those the centroids were fitted on.
+            near, even = _judged(rows, weights, found)
+            distance, imbalance = max(distance, near), max(imbalance, even)
         return {"centroids": centroids, "figures": np.array([distance, imbalance])}
 
     def layout(self, dim: int) -> Layout:

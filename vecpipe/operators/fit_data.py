@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vecpipe.arrays import Float32, Float64, nonfinite_rows
+from vecpipe.arrays import Float32, Float64
 from vecpipe.errors import FitError
 from vecpipe.moments import Moments
+from vecpipe.rules import nonfinite_rows
 
 if TYPE_CHECKING:
     from vecpipe.operators.base import Operator

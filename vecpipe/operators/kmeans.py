@@ -7,6 +7,7 @@ rounds. How axes are grouped and how bytes are laid out is the business of the c
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -174,17 +175,31 @@ def refine(points: Float32, weights: Float64, start: Float32, rounds: int = 10, 
         Imaginary points that sit on each word's start. They keep a codebook that has few real points a word from
         learning them by heart, and a word without points where it is.
     """
-    words = start.copy()
-    count = len(words)
+
+    def move(words: Float32, index: Indices) -> Float32:
+        count = len(words)
+        mass = np.bincount(index, weights=weights, minlength=count) + prior
+        moved = (weighted_sums(points, weights, index, count) + prior * start) / np.maximum(mass, 1e-12)[:, None]
+        return np.where((mass > 0)[:, None], moved, words).astype(np.float32)
+
+    return settled(points, start.copy(), rounds, move)
+
+
+def settled(points: Float32, words: Float32, rounds: int, move: Callable[[Float32, Indices], Float32]) -> Float32:
+    """Return the words once no point changes to another, after at most so many rounds.
+
+    Parameters
+    ----------
+    move
+        Returns the words of the next round, given those of this one and the word nearest to each point.
+    """
     before = None
     for _ in range(rounds):
         index = assign(points, words)
         if before is not None and np.array_equal(index, before):
             break
         before = index
-        mass = np.bincount(index, weights=weights, minlength=count) + prior
-        moved = (weighted_sums(points, weights, index, count) + prior * start) / np.maximum(mass, 1e-12)[:, None]
-        words = np.where((mass > 0)[:, None], moved, words).astype(np.float32)
+        words = move(words, index)
     return words
 
 

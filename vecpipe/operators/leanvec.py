@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vecpipe.arrays import MAX_DIM, Float32, Float64
+from vecpipe.arrays import Float32, Float64
 from vecpipe.kernels import affine
 from vecpipe.moments import Affine, Moments
 from vecpipe.operators.base import Layout, Operator, State, check_dim, check_matrix, register
 from vecpipe.operators.fit_data import FitData
 from vecpipe.operators.linear import principal_axes, rows_f32
 from vecpipe.operators.parameters import param
+from vecpipe.rules import MAX_DIM
 
 _FLOOR = 1e-10
 _STEPS = 21

@@ -161,6 +161,34 @@ def _paley(order: int) -> Float64 | None:
     return np.eye(order) + skew
 
 
+def level_axes(covariance: Float64, axes: Float64) -> Float64:
+    """Return axes ``(d, d)``, in columns, turned among each other until the variance along each is the same.
+
+    One pair at a time, the least and the largest: a plane rotation gives one of them the mean, and d - 1 of them are
+    enough whatever d is (Bendel, Mickey 1978; Davies, Higham 2000).
+    """
+    turned = np.ascontiguousarray(axes.T)
+    spread = turned @ covariance @ axes
+    level = float(np.trace(spread)) / len(spread)
+    for _ in range(len(spread) - 1):
+        variances = spread.diagonal()
+        least, most = int(variances.argmin()), int(variances.argmax())
+        below, above, both = variances[least] - level, variances[most] - level, spread[least, most]
+        if below >= 0.0 or above <= 0.0:
+            break
+        tangent = below / (both + math.copysign(math.sqrt(both * both - below * above), both))
+        cosine = 1.0 / math.hypot(1.0, tangent)
+        sine = cosine * tangent
+        for rows in (turned, spread):
+            one, other = rows[least].copy(), rows[most]
+            rows[least] = cosine * one - sine * other
+            rows[most] = sine * one + cosine * other
+        one, other = spread[:, least].copy(), spread[:, most].copy()
+        spread[:, least], spread[:, most] = cosine * one - sine * other, sine * one + cosine * other
+        spread[least, least] = level
+    return turned.T
+
+
 def random_generator(seed: int) -> np.random.Generator:
     """Return the generator that every random part of a fit draws from."""
     return np.random.Generator(np.random.Philox(seed))

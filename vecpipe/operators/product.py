@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from vecpipe.arrays import MAX_DIM, Bytes, Float32, Float64
+from vecpipe.arrays import Bytes, Float32, Float64
 from vecpipe.errors import SpecError
 from vecpipe.kernels import affine, one_blas_thread
 from vecpipe.operators.base import Codec, Layout, State, check_matrix, register
@@ -25,6 +25,7 @@ from vecpipe.operators.linear import keeps_lengths, principal_axes, rows_f32
 from vecpipe.operators.lut import ByteTables, look_up
 from vecpipe.operators.parameters import param
 from vecpipe.ordered import thread_count
+from vecpipe.rules import MAX_DIM
 
 TRAINING_ROWS = 32_768
 """Rows that a codebook of 256 words is trained on, at most."""

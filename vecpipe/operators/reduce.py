@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from vecpipe.arrays import MAX_DIM, Float32, Float64
+from vecpipe.arrays import Float32, Float64
 from vecpipe.errors import CapabilityError, FitError, ModelFormatError
 from vecpipe.kernels import affine
 from vecpipe.moments import Affine
@@ -20,6 +21,7 @@ from vecpipe.operators.linear import (
     rows_f32,
 )
 from vecpipe.operators.parameters import param
+from vecpipe.rules import MAX_DIM
 
 
 @register
@@ -146,6 +148,12 @@ class PCA(Operator):
             "components": (np.float32, (dim, self.k)),
             "spectrum": (np.float64, (dim,)),
         }
+
+    def about(self) -> dict[str, Any]:
+        """Return the share of the variance that is kept."""
+        spectrum = self.state["spectrum"]
+        total, kept = float(spectrum.sum()), float(spectrum[: self.k].sum())
+        return {"variance_kept": round(kept / total, 6) if total > 0 else 1.0}
 
     def _scale(self) -> Float64:
         if not self.whiten:

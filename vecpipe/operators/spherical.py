@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vecpipe.arrays import Float32, Float64
-from vecpipe.operators.kmeans import Indices, assign, seed_words, weighted_sums
+from vecpipe.operators.kmeans import Indices, assign, seed_words, settled, weighted_sums
 
 FLAT = 64
 """Up to so many centroids are found at once, without groups."""
@@ -63,11 +63,11 @@ def spherical_kmeans(rows: Float32, weights: Float64, count: int, rng: np.random
     if count >= len(rows):
         return rows[chain(rows)]
     if count <= FLAT:
-        centroids = _rounds(rows, weights, seed_words(rows, weights, count, rng), _ROUNDS)
+        centroids = _clustered(rows, weights, count, rng)
         everything = Groups([np.arange(len(rows))], np.zeros((1, 1), np.int64))
         centroids = _polished(rows, weights, centroids, np.zeros(count, np.int64), everything)
         return centroids[chain(centroids)]
-    coarse = _rounds(rows, weights, seed_words(rows, weights, round(math.sqrt(count)), rng), _ROUNDS)
+    coarse = _clustered(rows, weights, round(math.sqrt(count)), rng)
     coarse = coarse[chain(coarse)]
     owner = assign(rows, coarse)
     members = [np.flatnonzero(owner == group) for group in range(len(coarse))]
@@ -75,7 +75,7 @@ def spherical_kmeans(rows: Float32, weights: Float64, count: int, rng: np.random
         np.bincount(owner, weights, len(coarse)).astype(np.float64), np.array([len(own) for own in members]), count
     )
     parts = [
-        _rounds(rows[own], weights[own], seed_words(rows[own], weights[own], int(share), rng), _ROUNDS)
+        _clustered(rows[own], weights[own], int(share), rng)
         for own, share in zip(members, shares, strict=True)
         if share
     ]
@@ -101,15 +101,13 @@ def chain(centroids: Float32) -> Indices:
     return order
 
 
-def _rounds(rows: Float32, weights: Float64, centroids: Float32, rounds: int) -> Float32:
-    before = None
-    for _ in range(rounds):
-        index = assign(rows, centroids)
-        if before is not None and np.array_equal(index, before):
-            break
-        before = index
-        centroids = _moved(rows, weights, centroids, index)
-    return centroids
+def _clustered(rows: Float32, weights: Float64, count: int, rng: np.random.Generator) -> Float32:
+    """Return centroids that began as random rows and have settled."""
+
+    def move(centroids: Float32, index: Indices) -> Float32:
+        return _moved(rows, weights, centroids, index)
+
+    return settled(rows, seed_words(rows, weights, count, rng), _ROUNDS, move)
 
 
 def _moved(rows: Float32, weights: Float64, centroids: Float32, index: Indices) -> Float32:

@@ -18,6 +18,7 @@ from vecpipe.operators.base import Layout, Operator, State, check_matrix, regist
 from vecpipe.operators.fit_data import FitData
 from vecpipe.operators.linear import (
     hadamard_matrix,
+    level_axes,
     principal_axes,
     random_rotation,
     rows_f32,
@@ -166,9 +167,8 @@ class Whiten(Operator):
             return lower, np.linalg.inv(lower)
         if self.kind == "phi_s":
             spread = hadamard_matrix(len(values))
-            spread = random_rotation(len(values), 0) if spread is None else spread
+            turn = level_axes(covariance, axes @ random_rotation(len(values), 0)) if spread is None else axes @ spread.T
             scale = float(np.sqrt(values.mean()))
-            turn = axes @ spread.T
             return turn / scale, scale * turn.T
         live = values > self.eps * values[0]
         live[: self.remove] = False

@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NoReturn
 
-from vecpipe.engines.duckdb import cells, functions, index_functions, joins, procedures, recall
+from vecpipe.engines.duckdb import functions, planning
 from vecpipe.engines.duckdb.aggregates import SIGNATURES
-from vecpipe.engines.duckdb.catalog import Newest
-from vecpipe.engines.duckdb.functions import Scalar
+from vecpipe.engines.duckdb.operator_functions import operator_arguments
 from vecpipe.operators import FAMILIES, Codec, Operator, parameters, registry
 from vecpipe.reference.macros import Help, macros
 from vecpipe.spec import signature
@@ -75,7 +74,8 @@ def sql_page() -> str:
 def entries() -> Iterator[Entry]:
     """Yield macros and scalar functions; aggregates are apart."""
     public, types = [], {}
-    for scalar in _all_scalars():
+    database = planning.Database.of(_no_database)
+    for scalar in (*functions.scalars(database), *planning.scalars(database)):
         types[scalar.name] = scalar.returns
         if not scalar.name.startswith("_"):
             public.append(scalar)
@@ -85,16 +85,6 @@ def entries() -> Iterator[Entry]:
         section = _SCALARS.get(scalar.name, _VECTORS)
         yield Entry(section, scalar.name, (scalar.arguments,), scalar.returns, Help(scalar.help))
     yield Entry(_MODELS, "vec_version", ("",), "VARCHAR", _VERSION)
-
-
-def _all_scalars() -> Iterator[Scalar]:
-    newest = Newest(_no_database)
-    yield from functions.scalars()
-    yield from joins.scalars()
-    yield from cells.scalars(newest)
-    yield from procedures.procedures(_no_database, newest)
-    yield from recall.scalars(_no_database)
-    yield from index_functions.scalars(_no_database, newest)
 
 
 def _no_database(place: str) -> NoReturn:
@@ -190,7 +180,7 @@ def _operator(cls: type[Operator]) -> Iterator[str]:
         returns = "BLOB" if issubclass(cls, Codec) else "FLOAT[]"
         method = ", ".join(p.name if p.required else f"{p.name}={p.default!r}" for p in declared)
         yield (
-            f"Also a function of its own: `vec_{cls.name}({functions.operator_arguments(cls)})` -> `{returns}`; "
+            f"Also a function of its own: `vec_{cls.name}({operator_arguments(cls)})` -> `{returns}`; "
             f"in Polars `.vec.{cls.name}({method})`."
         )
     yield f"Source: {cls.source}. Checked against: {cls.oracle}."

@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from vecpipe import kernels
 from vecpipe.arrays import Bytes, Float32, Float64
-from vecpipe.blocks import NotFiniteError
-from vecpipe.pipeline import Model
+from vecpipe.model import Model
+from vecpipe.rules import row_not_finite
 from vecpipe.sample import row_hashes
 from vecpipe.scoring import Metric, row_scores
 
@@ -29,6 +29,7 @@ _QUERY_ROWS = 1_024
 _PAIR_CELLS = 196_608
 """Numbers of one side of the pairs scored at once: copies that stay in cache; larger ones cost page faults."""
 _MANY = 8
+_USUAL_K = 1_000
 _EPS, _LEAST = float(np.finfo(np.float32).eps), float(np.finfo(np.float32).smallest_subnormal)
 
 Scores = Float32 | Float64
@@ -81,7 +82,7 @@ class Candidates:
         self.Q = Q
         wide = Q.astype(np.float64)
         self._wide_norms = np.sqrt(np.vecdot(wide, wide))
-        self._best = np.full((len(Q), k), -np.inf, np.float32)
+        self._best = np.empty((len(Q), 0), np.float32)  # wider as rows are found: k may be beyond the rows there are
         self._lock = threading.Lock()
         self._scaled = Q
         if metric == "cosine":
@@ -96,7 +97,7 @@ class Candidates:
     @property
     def nbytes(self) -> int:
         """Memory it takes, about."""
-        return 4 * self.Q.nbytes + self._best.nbytes
+        return 4 * self.Q.nbytes + 4 * len(self.Q) * min(self.k, _USUAL_K)
 
     def offer(self, rows: Float32 | Bytes, rank: Ranks, among: Places | None = None) -> Pairs:
         """Return the pairs that rank among the k best of their query so far, at most k of each query.
@@ -111,7 +112,7 @@ class Candidates:
 
         Raises
         ------
-        NotFiniteError
+        RowError
             A vector holds NaN or an infinite value.
         """
         chosen = np.arange(len(self.Q)) if among is None else among
@@ -136,7 +137,7 @@ class Candidates:
         squares, far = kernels.wide_squared_norms(X)
         bad = far[~np.isfinite(squares[far])]
         if bad.size:
-            raise NotFiniteError(int(bad[0]))
+            raise row_not_finite(X, int(bad[0]))
         norms = np.sqrt(squares)
         queries, rows = self._near(X, norms, which)
         if len(rows) > 2 * _MANY * (self.k + 1) * max(1, len(which)):
@@ -209,7 +210,13 @@ class Candidates:
 
     def _bar(self, which: Places) -> Float32:
         with self._lock:
-            return np.asarray(self._best[which].min(axis=1))
+            return self._last(which)
+
+    def _last(self, which: Places) -> Float32:
+        """Return the k-th best scores so far, minus infinity where fewer were found; the lock is held."""
+        if self._best.shape[1] < self.k:
+            return np.full(len(which), -np.inf, np.float32)
+        return np.asarray(self._best[which].min(axis=1))
 
     def _keep(self, which: Places, queries: Places, rows: Places, scores: Float32, rank: Ranks) -> Pairs:
         """Take the scores into the bar, and return the pairs at or above it, at most k of each query."""
@@ -226,13 +233,18 @@ class Candidates:
         first = place < self.k
         queries, rows, scores, place = queries[first], rows[first], scores[first], place[first]
         changed = queries[place == 0]
-        fresh = np.full((len(changed), self.k), -np.inf, np.float32)
+        fresh = np.full((len(changed), int(place.max()) + 1), -np.inf, np.float32)
         fresh[np.repeat(np.arange(len(changed)), np.minimum(counts, self.k)), place] = scores
         asked = which[changed]
         with self._lock:
             both = np.concatenate([self._best[asked], fresh], axis=1)
-            self._best[asked] = np.partition(both, self.k, axis=1)[:, self.k :]
-            bar = self._best[which[queries]].min(axis=1)
+            width = min(self.k, both.shape[1])
+            if width > self._best.shape[1]:
+                room = np.full((len(self.Q), width - self._best.shape[1]), -np.inf, np.float32)
+                self._best = np.concatenate([self._best, room], axis=1)
+            over = both.shape[1] - width
+            self._best[asked] = np.partition(both, over, axis=1)[:, over:] if over else both
+            bar = self._last(which[queries])
         kept = scores >= bar
         return Pairs(rows[kept], which[queries[kept]], scores[kept])
 

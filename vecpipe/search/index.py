@@ -22,8 +22,8 @@ import pyarrow as pa
 from vecpipe.arrays import Bytes, Float32
 from vecpipe.cells import CellModel
 from vecpipe.errors import InputError, ModelFormatError
+from vecpipe.model import Model
 from vecpipe.operators.cells import Cells
-from vecpipe.pipeline import Model
 from vecpipe.sample import row_hashes
 from vecpipe.scoring import Metric
 from vecpipe.search.resident import CodeMatrix

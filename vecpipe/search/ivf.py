@@ -12,9 +12,10 @@ from functools import cached_property
 import numpy as np
 
 from vecpipe import container, kernels
-from vecpipe.arrays import MAX_DIM, Float32
+from vecpipe.arrays import Float32
 from vecpipe.errors import FitError, InputError, ModelFormatError
 from vecpipe.operators.kmeans import WORDS, assign, kmeans
+from vecpipe.rules import MAX_DIM
 from vecpipe.scoring import METRICS, Metric, metric_named
 
 _ROUNDS = 10

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from vecpipe import kernels
 from vecpipe.arrays import Bytes, Float32, Mask
 from vecpipe.metrics.retrieval import top_places
+from vecpipe.model import Model
 from vecpipe.operators import Operator
-from vecpipe.pipeline import Model
 from vecpipe.scoring import Metric, Queries
 
 SKETCH_ROWS = 32_768

@@ -15,23 +15,18 @@ import numpy as np
 
 from vecpipe.arrays import Float64
 from vecpipe.engines.duckdb.native.aggregate import Aggregate
-from vecpipe.engines.duckdb.native.callbacks import Registrar
-from vecpipe.engines.duckdb.native.capi import install
 from vecpipe.engines.duckdb.native.collect import Group, Part
 from vecpipe.engines.duckdb.native.kinds import Gathered, Merged, Totals, moments_sketch
 from vecpipe.engines.duckdb.native.memory import ANY, BIGINT, BLOB, DOUBLE, FLOAT, UUID, VARCHAR
 from vecpipe.engines.duckdb.native.rows import HOLES, INFINITIES, NANS, NULLS, RAGGED
-from vecpipe.engines.duckdb.native.scalars import ScalarRegistrar, together
-from vecpipe.engines.duckdb.scores import SCORES
 from vecpipe.errors import InputError
+from vecpipe.fitting.steps import fit_sketch, needs_sample
 from vecpipe.metrics import isotropy
 from vecpipe.metrics.medoid import most_central
 from vecpipe.metrics.profile import Profile
 from vecpipe.operators import Operator
-from vecpipe.pipeline import fit_sketch, needs_sample
 from vecpipe.sketch import Sketch
 from vecpipe.spec import parse
-from vecpipe.version import __version__
 
 
 def _sketch(group: Group) -> Sketch | None:
@@ -222,4 +217,3 @@ def _signatures() -> tuple[Signature, ...]:
 
 
 SIGNATURES = _signatures()
-EXTENSION = install(together(Registrar(SIGNATURES), ScalarRegistrar(SCORES)), __version__)

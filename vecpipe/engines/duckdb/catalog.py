@@ -15,7 +15,7 @@ import duckdb
 from vecpipe.engines.duckdb import handles
 from vecpipe.engines.duckdb.places import OpenCursor
 from vecpipe.errors import EngineError, InputError, ModelNotFoundError
-from vecpipe.pipeline import Model
+from vecpipe.model import Model
 
 _PINNED = re.compile(r"(.*)@(\d{1,18})", re.DOTALL)
 _NAMED = "FROM vecpipe.models WHERE name = $1 AND version = coalesce($2, version)"

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from vecpipe import kernels
-from vecpipe.arrays import check_width, to_rows
 from vecpipe.cells import CellModel, cell_model
-from vecpipe.engines.duckdb.catalog import Newest
-from vecpipe.engines.duckdb.functions import Scalar, constant, rows_by_model
+from vecpipe.columns.vectors import to_rows
+from vecpipe.engines.duckdb.groups import rows_by_model
 from vecpipe.engines.duckdb.handles import model_of, query_rows
+from vecpipe.engines.duckdb.scalar import Scalar, constant
 from vecpipe.errors import SpecError
+from vecpipe.rules import check_width
 
 _FITTED = pa.struct(
     [("cells", pa.int32()), ("used", pa.int32()), ("distance", pa.float64()), ("imbalance", pa.float64())]
@@ -22,13 +23,10 @@ _FITTED = pa.struct(
 _FITTED_RETURNS = "STRUCT(cells INTEGER, used INTEGER, distance DOUBLE, imbalance DOUBLE)"
 
 
-def scalars(newest: Newest) -> Iterator[Scalar]:
-    """Yield the functions; ``newest`` knows the models of a database by name."""
+def scalars() -> Iterator[Scalar]:
+    """Yield the functions."""
     yield Scalar("_vec_cell", "handle, v, on_invalid", "INTEGER", "Behind vec_cell.", _cell)
     yield Scalar("_vec_probe", "handle, q, nprobe", "INTEGER[]", "Behind vec_probe.", _probe)
-    yield Scalar(
-        "_vec_probed", "model, q, nprobe, transaction, place", "INTEGER[]", "Behind vec_search.", _probed(newest)
-    )
     yield Scalar("_vec_cell_distance", "handle, v, cell", "DOUBLE", "Behind vec_cells_report.", _distance)
     yield Scalar("_vec_cells_fit", "handle", _FITTED_RETURNS, "Behind vec_cells_report.", _fitted)
 
@@ -57,19 +55,6 @@ def _of_one(model: Any, name: str) -> CellModel | None:
 
 def _probe(model: Any, q: Any, nprobe: Any) -> Any:
     return _nearest(_of_one(model, "vec_probe"), q, _count(nprobe, "vec_probe"), "vec_probe: q")
-
-
-def _probed(newest: Newest) -> Callable[..., Any]:
-    def probed(model: Any, q: Any, nprobe: Any, transaction: Any, place: Any) -> Any:
-        name = constant(model, "vec_search: model")
-        if name is None:
-            raise SpecError("cell := needs model := with the name of the model that the cells come from")
-        found, _ = newest(
-            str(name), constant(transaction, "vec_search: transaction"), constant(place, "vec_search: place")
-        )
-        return _nearest(cell_model(found), q, _count(nprobe, "vec_search"), "vec_search: q")
-
-    return probed
 
 
 def _nearest(found: CellModel | None, q: Any, count: int, column: str) -> Any:

@@ -7,7 +7,6 @@ the file.
 
 from __future__ import annotations
 
-import itertools
 import threading
 import warnings
 import weakref
@@ -21,20 +20,9 @@ import duckdb
 import pyarrow as pa
 from duckdb.func import FunctionNullHandling, PythonUDFType
 
-from vecpipe.engines.duckdb import (
-    aggregates,
-    catalog,
-    cells,
-    functions,
-    index_functions,
-    joins,
-    macros,
-    places,
-    procedures,
-    recall,
-)
-from vecpipe.engines.duckdb.identifiers import quoted
+from vecpipe.engines.duckdb import catalog, extension, functions, macros, places, planning
 from vecpipe.errors import AggregatesUnavailableWarning, EngineError
+from vecpipe.sql_names import quoted
 
 _HAS_CATALOG = """
     SELECT 1 FROM duckdb_tables()
@@ -45,7 +33,6 @@ _LIVE: dict[int, list[weakref.ref[duckdb.DuckDBPyConnection]]] = {}
 _LENT: dict[int, dict[str, Any]] = {}
 _LOCK = threading.RLock()
 _FEW_ROWS, _SHORTLIST_ROWS = 50, 1_000
-_TOKENS = itertools.count(1)
 
 
 def connect(database: str | Path = ":memory:", **options: Any) -> duckdb.DuckDBPyConnection:
@@ -113,10 +100,11 @@ def _bring_in(con: duckdb.DuckDBPyConnection, persist: bool | None) -> duckdb.Du
                     "rename the file, or attach it: ATTACH 'vecpipe.duckdb' AS another_name"
                 )
             token, new = _register_functions(cursor)
-            missing = missing_aggregates(cursor) if new else None
+            missing = missing_natives(cursor) if new else None
             if missing is not None:
                 warnings.warn(missing, AggregatesUnavailableWarning, stacklevel=3)
-            _LIVE[token] = [ref for ref in _LIVE.get(token, []) if ref() is not None] + [weakref.ref(con)]
+            ref = weakref.ref(con, partial(_forget, token))
+            _LIVE[token] = [known for known in _LIVE.get(token, []) if known() is not None] + [ref]
             if persist is None:
                 persist = not _read_only(cursor)
             catalog.run(cursor, f"USE {quoted(database)}.main")  # macros in main are seen from every schema
@@ -134,6 +122,12 @@ def _bring_in(con: duckdb.DuckDBPyConnection, persist: bool | None) -> duckdb.Du
     return con
 
 
+def _forget(token: int, gone: weakref.ref[duckdb.DuckDBPyConnection]) -> None:
+    """Let go of what was lent to a database, once no connection is left that a cursor could be opened through."""
+    if all(ref() is None for ref in _LIVE.get(token, ())):
+        _LENT.pop(token, None)
+
+
 def _read_only(cursor: duckdb.DuckDBPyConnection) -> bool:
     sql = "SELECT readonly FROM duckdb_databases() WHERE database_name = current_database()"
     row = catalog.run(cursor, sql).fetchone()
@@ -148,20 +142,18 @@ def _macro_version(cursor: duckdb.DuckDBPyConnection) -> str | None:
     return str(row[0]) if row else None
 
 
-def missing_aggregates(cursor: duckdb.DuckDBPyConnection) -> str | None:
-    """Return why a database has no aggregates, and what to do; None where it has them."""
+def missing_natives(cursor: duckdb.DuckDBPyConnection) -> str | None:
+    """Return why a database has no aggregates nor other native functions, and what to do; None where it has them."""
     try:
         cursor.execute("SELECT vec_sum(NULL)").fetchall()
     except duckdb.CatalogException:
         instead = "vecpipe.fit and vec_fit_query fit models without them, and everything else works"
-        if not aggregates.EXTENSION.available:
+        if not extension.EXTENSION.available:
             return (
-                f"vec_fit, vec_avg and the other aggregates are not available: {aggregates.EXTENSION.reason}; {instead}"
+                f"vec_fit, vec_avg and the other aggregates are not available: {extension.EXTENSION.reason}; {instead}"
             )
-        if aggregates.EXTENSION.errors:
-            return (
-                f"vec_fit, vec_avg and the other aggregates are missing: {aggregates.EXTENSION.errors[-1]}; {instead}"
-            )
+        if extension.EXTENSION.errors:
+            return f"vec_fit, vec_avg and the other aggregates are missing: {extension.EXTENSION.errors[-1]}; {instead}"
         return (
             "this database has no vec_fit, vec_avg and other aggregates because it was opened before vecpipe was "
             f"imported: import vecpipe first and open it again; {instead}"
@@ -171,24 +163,18 @@ def missing_aggregates(cursor: duckdb.DuckDBPyConnection) -> str | None:
 
 def _register_functions(cursor: duckdb.DuckDBPyConnection) -> tuple[int, bool]:
     """Register all functions unless the database has them; return its token and whether it is new."""
+    native = missing_natives(cursor) is None
     try:
-        row = cursor.execute("SELECT _vec_database()").fetchone()
-        if row is not None and int(row[0]) in _LIVE:
-            return int(row[0]), False
+        [(token,)] = cursor.execute("SELECT _vec_database()").fetchall()
     except duckdb.CatalogException:
-        pass
-    token = next(_TOKENS)
-    open_cursor = partial(_cursor_of, token)
-    newest = catalog.Newest(open_cursor)
-    for scalar in (*functions.scalars(), *joins.scalars(), *cells.scalars(newest)):
+        token = next(extension.EXTENSION.numbers)
+        _create(cursor, "_vec_database", lambda: pa.array([token]), "BIGINT", parameters=[])
+    if token in _LIVE:
+        return token, False
+    database = planning.Database.of(partial(_cursor_of, token))
+    extension.EXTENSION.registered[token] = database
+    for scalar in (*functions.scalars(database), *(() if native else planning.scalars(database))):
         _create(cursor, scalar.name, scalar.function, scalar.returns, volatile=scalar.volatile)
-    for scalar in (
-        *procedures.procedures(open_cursor, newest),
-        *recall.scalars(open_cursor),
-        *index_functions.scalars(open_cursor, newest),
-    ):
-        _create(cursor, scalar.name, scalar.function, scalar.returns, volatile=scalar.volatile)
-    _create(cursor, "_vec_database", lambda: pa.array([token]), "BIGINT", parameters=[])
     _LIVE[token] = []
     return token, True
 
@@ -251,9 +237,11 @@ def lend(con: duckdb.DuckDBPyConnection, data: Mapping[str, Any]) -> duckdb.Duck
         vecpipe was not registered on the connection.
     """
     try:
-        token = con.cursor().execute("SELECT _vec_database()").fetchall()[0][0]
+        [(token,)] = con.cursor().execute("SELECT _vec_database()").fetchall()
     except duckdb.Error as error:
         raise EngineError(f"{error}\nCall vecpipe.register(con) first") from error
+    if token not in _LIVE:
+        raise EngineError("vecpipe is not registered on this connection: Call vecpipe.register(con) first")
     try:
         for name, value in data.items():
             con.register(name, value)

@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vecpipe.arrays import flat_array
-from vecpipe.engines.duckdb.catalog import Newest
-from vecpipe.engines.duckdb.functions import Scalar, constant, exact
+from vecpipe.columns.arrow import flat_array
 from vecpipe.engines.duckdb.handles import query_rows
-from vecpipe.engines.duckdb.indexes import Indexes, again, check_end, check_live, check_rows, named_rows
-from vecpipe.engines.duckdb.places import OpenCursor
+from vecpipe.engines.duckdb.indexes import Indexes, again, check_end, check_live, check_rows, index_name, named_rows
+from vecpipe.engines.duckdb.model_functions import exact
+from vecpipe.engines.duckdb.scalar import Scalar, constant
 from vecpipe.errors import EngineError, InputError, SpecError
 from vecpipe.kernels import one_blas_thread
 from vecpipe.scoring import metric_named
@@ -28,15 +27,8 @@ _LIST = (
 )
 
 
-def _named(index: Any) -> str:
-    if index is None:
-        raise SpecError("the name of an index is NULL; give the name that vec_index was called with")
-    return str(index)
-
-
-def scalars(open_cursor: OpenCursor, newest: Newest) -> Iterator[Scalar]:
+def scalars(indexes: Indexes) -> Iterator[Scalar]:
     """Yield the functions of one database."""
-    indexes = Indexes(open_cursor, newest)
 
     def build(*columns: Any) -> Any:
         made = []
@@ -49,7 +41,7 @@ def scalars(open_cursor: OpenCursor, newest: Newest) -> Iterator[Scalar]:
 
     def drop(name: Any, database: Any) -> Any:
         asked = zip(name.to_pylist(), database.to_pylist(), strict=True)
-        return pa.array([indexes.drop(_named(one), where) for one, where in asked], pa.bool_())
+        return pa.array([indexes.drop(index_name(one), where) for one, where in asked], pa.bool_())
 
     def listed(nothing: Any) -> Any:
         rows = [
@@ -84,7 +76,7 @@ def scalars(open_cursor: OpenCursor, newest: Newest) -> Iterator[Scalar]:
                     f"vec_search: k is {least!r}, oversample {times!r} and nprobe {cells!r}; expected whole numbers of "
                     "at least 1"
                 )
-            found = indexes.get(_named(one), database)
+            found = indexes.get(index_name(one), database)
             dim = found.index.model.dim
             if asked.dim != dim:
                 raise InputError(f"vec_search: q has {asked.dim} dimensions, the index holds {dim}")
@@ -110,14 +102,10 @@ def scalars(open_cursor: OpenCursor, newest: Newest) -> Iterator[Scalar]:
 
     def score(name: Any, named: Any, live: Any, v: Any, query: Any, database: Any) -> Any:
         rows, vectors = flat_array(named), flat_array(v)
-        found = indexes.get(_named(constant(name, "vec_search: index")), constant(database, "vec_search: database"))
+        found = indexes.get(index_name(constant(name, "vec_search: index")), constant(database, "vec_search: database"))
         check_rows(found, rows.field("mark"), vectors)
         check_live(found, rows.field("needed"), flat_array(live))
         return exact(vectors, query)
-
-    def last(name: Any, database: Any) -> Any:
-        asked = zip(name.to_pylist(), database.to_pylist(), strict=True)
-        return pa.array([indexes.get(_named(one), where).last for one, where in asked], pa.int64())
 
     yield Scalar("_vec_index", "name, source, model, emb, place", _BUILT, "Behind vec_index.", build, volatile=True)
     yield Scalar("_vec_index_drop", "name, database", "BOOLEAN", "Behind vec_index_drop.", drop, volatile=True)
@@ -129,4 +117,3 @@ def scalars(open_cursor: OpenCursor, newest: Newest) -> Iterator[Scalar]:
     yield Scalar(
         "_vec_index_score", "name, named, live, v, query, database", "FLOAT", "Behind vec_search.", score, volatile=True
     )
-    yield Scalar("_vec_index_last", "name, database", "BIGINT", "Behind vec_search.", last)

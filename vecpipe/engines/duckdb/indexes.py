@@ -20,17 +20,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vecpipe.arrays import rows_named, to_rows
 from vecpipe.cells import CellModel
+from vecpipe.columns.vectors import to_rows
 from vecpipe.engines.duckdb import catalog
-from vecpipe.engines.duckdb.identifiers import quoted, quoted_table
 from vecpipe.engines.duckdb.places import OpenCursor
-from vecpipe.errors import CapabilityError, EngineError, InputError, ModelFormatError, ModelNotFoundError
+from vecpipe.errors import CapabilityError, EngineError, InputError, ModelFormatError, ModelNotFoundError, SpecError
 from vecpipe.kernels import one_blas_thread
 from vecpipe.ordered import in_order
+from vecpipe.rules import rows_named
 from vecpipe.search.index import Index, Places, has_cells, marks_of
 from vecpipe.settings import INDEXES
 from vecpipe.sources import open_source
+from vecpipe.sql_names import quoted, quoted_table
 
 _PATH = "SELECT path, readonly FROM duckdb_databases() WHERE database_name = $1"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
@@ -227,6 +228,13 @@ class Indexes:
         if not rows or not rows[0][0] or (writing and rows[0][1]):
             return None
         return Path(f"{rows[0][0]}.{name}.vecindex")
+
+
+def index_name(name: Any) -> str:
+    """Return the name of an index, or say that there is none."""
+    if name is None:
+        raise SpecError("the name of an index is NULL; give the name that vec_index was called with")
+    return str(name)
 
 
 def named_rows(found: TableIndex, places: Places, tail: Places, k: int) -> tuple[Places, Places, Places]:

@@ -13,15 +13,19 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vecpipe.arrays import Bytes, Float32, Mask, flat_array, from_codes, to_rows
-from vecpipe.blocks import NotFiniteError
+from vecpipe import model_columns
+from vecpipe.arrays import Bytes, Float32, Mask
+from vecpipe.columns.arrow import flat_array
+from vecpipe.columns.vectors import to_rows
 from vecpipe.engines.duckdb import handles
-from vecpipe.engines.duckdb.functions import Scalar
+from vecpipe.engines.duckdb.scalar import Scalar
 from vecpipe.errors import InputError, SpecError
 from vecpipe.kernels import one_blas_thread
+from vecpipe.rules import rows_named
 from vecpipe.scoring import metric_named
 from vecpipe.search.candidates import Candidates, Pairs, Ranks
 
+_EMB = "vec_knn_join: emb"
 _OFFERED = "STRUCT(query INTEGER, score FLOAT)[]"
 
 
@@ -109,6 +113,8 @@ def _offer(handle: Any, ids: Any, v: Any, key: Any) -> Any:
 
     def rank() -> npt.NDArray[np.int64]:
         flat = flat_array(ids)
+        if pa.types.is_dictionary(flat.type):  # an ENUM: the order of its values, not of their texts
+            flat = flat.indices
         try:
             order = pc.array_sort_indices(flat).to_numpy()
         except pa.ArrowException:
@@ -125,16 +131,14 @@ def _offer(handle: Any, ids: Any, v: Any, key: Any) -> Any:
     values, valid = _rows(join.candidates, v, check=checked)
     parts = []
     with one_blas_thread():
-        try:
-            for at, queries in join.groups(key, valid):
-                if len(at) == len(values):
+        for at, queries in join.groups(key, valid):
+            if len(at) == len(values):
+                with rows_named(_EMB):
                     parts.append(join.candidates.offer(values, rank, queries))
-                    continue
+                continue
+            with rows_named(_EMB, positions=at):
                 pairs = join.candidates.offer(values[at], partial(_some, rank, at), queries)
-                parts.append(Pairs(at[pairs.rows], pairs.queries, pairs.scores))
-        except NotFiniteError:
-            _rows(join.candidates, v, check=True)
-            raise
+            parts.append(Pairs(at[pairs.rows], pairs.queries, pairs.scores))
     return _lists(len(v), Pairs.join(parts))
 
 
@@ -145,10 +149,10 @@ def _some(rank: Ranks, at: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 def _rows(candidates: Candidates, v: Any, *, check: bool) -> tuple[Float32 | Bytes, Mask | None]:
     """Return what a batch holds: codes where the model writes them, vectors otherwise; ``check`` names bad vectors."""
     model = candidates.model
-    if model is not None and model.codec is not None:
-        return from_codes(v, model.bytes_per_vector, column="vec_knn_join: code")
-    dim = candidates.Q.shape[1] if model is None else model.output_dim
-    rows = to_rows(v, column="vec_knn_join: emb", dim=dim, check_finite=check)
+    if model is not None:
+        label = _EMB if model.codec is None else "vec_knn_join: code"
+        return model_columns.read(model, v, column=label, check_finite=check)
+    rows = to_rows(v, column=_EMB, dim=candidates.Q.shape[1], check_finite=check)
     return rows.values, rows.valid
 
 

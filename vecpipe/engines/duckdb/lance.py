@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import duckdb
 import pyarrow as pa
 
-from vecpipe.arrays import from_codes
+from vecpipe.columns.codes import from_codes
 from vecpipe.engines.duckdb import catalog, connection
-from vecpipe.engines.duckdb.identifiers import quoted
 from vecpipe.engines.lancedb.backfill import column_array, column_type
 from vecpipe.engines.lancedb.catalog import TABLE, save_model
 from vecpipe.engines.lancedb.host import asking
 from vecpipe.engines.lancedb.marks import Mark, mark_of
 from vecpipe.engines.lancedb.snapshots import snapshot
 from vecpipe.errors import CapabilityError, EngineError, InputError, VecpipeError
-from vecpipe.pipeline import Model
+from vecpipe.model import Model
+from vecpipe.sql_names import quoted
 
 if TYPE_CHECKING:
     from lancedb.db import DBConnection

@@ -1,4 +1,4 @@
-"""Scalar functions that read or write the database they are called in: query handles, fits, advice.
+"""Scalar functions that read or write the database they are called in: fits, advice.
 
 Each opens a cursor of its own and so sees what is committed. They are registered like the other scalars, once for each
 database.
@@ -13,13 +13,13 @@ import duckdb
 import pyarrow as pa
 
 from vecpipe.advise import advise
-from vecpipe.engines.duckdb import catalog, handles
-from vecpipe.engines.duckdb.functions import Scalar
-from vecpipe.engines.duckdb.identifiers import by_name, quoted
+from vecpipe.engines.duckdb import catalog
 from vecpipe.engines.duckdb.places import OpenCursor, refuse_temporary
+from vecpipe.engines.duckdb.scalar import Scalar
 from vecpipe.errors import EngineError, InputError, SpecError
-from vecpipe.fitting import fit
+from vecpipe.fitting.stream import fit
 from vecpipe.scoring import metric_named
+from vecpipe.sql_names import by_name, quoted
 
 _FITTED = pa.struct(
     [
@@ -48,10 +48,8 @@ _ADVISE_RETURNS = (
 )
 
 
-def procedures(open_cursor: OpenCursor, newest: catalog.Newest) -> Iterator[Scalar]:
+def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
     """Yield the functions for a database that cursors can be opened on."""
-    yield Scalar("_vec_prepare", "model, q, metric, transaction, place", "VARCHAR", "Behind vec_query.", _query(newest))
-    yield Scalar("_vec_version", "model, transaction, place", "BIGINT", "Behind vec_search.", _version(newest))
     yield Scalar(
         "_vec_fit_query",
         "name, spec, sql, queries, place",
@@ -68,30 +66,6 @@ def procedures(open_cursor: OpenCursor, newest: catalog.Newest) -> Iterator[Scal
         _advise(open_cursor),
         volatile=True,
     )
-
-
-def _query(newest: catalog.Newest) -> Callable[..., Any]:
-    def query(model: Any, q: Any, metric: Any, transaction: Any, place: Any) -> Any:
-        rows = handles.query_rows(q, "vec_query: q")
-        prepared: list[str | None] = []
-        asked = zip(*(column.to_pylist() for column in (model, metric, transaction, place)), strict=True)
-        for at, (name, wanted, number, where) in enumerate(asked):
-            if rows.valid is not None and not rows.valid[at]:
-                prepared.append(None)
-                continue
-            found = None if name is None else newest(str(name), number, where)[0]
-            prepared.append(handles.keep_query(found, rows.values[at : at + 1], metric_named(wanted)))
-        return pa.array(prepared, pa.string())
-
-    return query
-
-
-def _version(newest: catalog.Newest) -> Callable[..., Any]:
-    def version(model: Any, transaction: Any, place: Any) -> Any:
-        asked = zip(model.to_pylist(), transaction.to_pylist(), place.to_pylist(), strict=True)
-        return pa.array([None if one[0] is None else newest(*one)[1] for one in asked], pa.int64())
-
-    return version
 
 
 def _fit(open_cursor: OpenCursor) -> Callable[..., Any]:

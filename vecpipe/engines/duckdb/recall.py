@@ -13,15 +13,16 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from vecpipe.arrays import Float32, to_rows
+from vecpipe.arrays import Float32
+from vecpipe.columns.vectors import to_rows
 from vecpipe.engines.duckdb import catalog
-from vecpipe.engines.duckdb.functions import Scalar
-from vecpipe.engines.duckdb.identifiers import by_name, quoted
 from vecpipe.engines.duckdb.places import OpenCursor, refuse_temporary
+from vecpipe.engines.duckdb.scalar import Scalar
 from vecpipe.errors import EngineError, InputError, SpecError
 from vecpipe.metrics.audit import ExactBest
 from vecpipe.metrics.interval import wilson
 from vecpipe.scoring import metric_named
+from vecpipe.sql_names import by_name, quoted
 
 _ROWS = 16_384
 _AUDIT = pa.struct(
@@ -79,6 +80,9 @@ def _audit(
     settings: dict[str, Any],
 ) -> dict[str, Any]:
     given = {name: settings[name] for name in _SETTINGS if settings.get(name) is not None}
+    for name in ("k", "metric"):
+        if name not in given:
+            raise InputError(f"vec_recall: {name} must not be NULL")
     k, metric = int(given["k"]), metric_named(given["metric"])
     if k < 1 or sample < 1:
         raise SpecError(f"vec_recall: k is {k} and sample is {sample}; expected at least 1 of each")

@@ -12,14 +12,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vecpipe.arrays import Float32, Mask, check_width, nonfinite_rows, not_finite, wrong_code_length
-from vecpipe.engines.duckdb.handles import NO_MODEL, Query, exact_by_query, query_of
+from vecpipe.arrays import Float32, Mask
+from vecpipe.engines.duckdb.exact import exact_by_query
+from vecpipe.engines.duckdb.handles import NO_MODEL, Query, query_of
 from vecpipe.engines.duckdb.native.aggregate import check_vectors
 from vecpipe.engines.duckdb.native.memory import ANY, BLOB, VARCHAR
 from vecpipe.engines.duckdb.native.reading import Reader
 from vecpipe.engines.duckdb.native.scalars import FloatFunction
 from vecpipe.errors import InputError, SpecError
 from vecpipe.kernels import one_blas_thread
+from vecpipe.rules import check_width, nonfinite_rows, not_finite, wrong_code_length
 
 
 def _rows(at: npt.NDArray[np.intp] | None, valid: Mask | None) -> npt.NDArray[np.intp] | None:

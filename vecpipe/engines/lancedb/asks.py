@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vecpipe.arrays import Float32, to_rows
+from vecpipe.arrays import Float32
+from vecpipe.columns.vectors import to_rows
 from vecpipe.engines.lancedb.host import asking
 from vecpipe.engines.lancedb.marks import Mark, mark_of, marked
 from vecpipe.engines.lancedb.snapshots import Snapshot
 from vecpipe.errors import InputError
-from vecpipe.pipeline import Model
+from vecpipe.model import Model
 from vecpipe.scoring import Metric, metric_named
 
 

@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from vecpipe.arrays import Float32, Mask, from_codes, to_rows
+from vecpipe import model_columns
+from vecpipe.arrays import Float32, Mask
+from vecpipe.columns.vectors import to_rows
 from vecpipe.engines.lancedb.host import asking, latest_dataset
 from vecpipe.errors import EngineError, InputError
 from vecpipe.metrics.retrieval import nearest, recall_at, top_places
-from vecpipe.pipeline import Model
+from vecpipe.model import Model
 from vecpipe.scoring import Metric
 
 _QUERY_SHARE = 16
@@ -69,12 +71,7 @@ def audit(
 
 def _stored(values: Any, model: Model, column: str) -> tuple[Any, Mask]:
     """Return what is stored, ``(n, B) uint8`` codes or ``(n, k) float32`` vectors, and which rows have a value."""
-    found: Any
-    if model.codec is None:
-        rows = to_rows(values, column=column, dim=model.output_dim)
-        found, valid = rows.values, rows.valid
-    else:
-        found, valid = from_codes(values, model.bytes_per_vector, column=column)
+    found, valid = model_columns.read(model, values, column=column)
     return found, np.ones(len(found), bool) if valid is None else valid
 
 

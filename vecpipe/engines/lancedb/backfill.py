@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,22 +17,24 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vecpipe.arrays import Mask, OnInvalid, rows_named, to_byte_lists, to_codes, to_rows, to_vectors
+from vecpipe import model_columns
+from vecpipe.arrays import Mask
+from vecpipe.columns.results import to_byte_lists, to_codes, to_vectors
+from vecpipe.columns.vectors import to_rows
 from vecpipe.engines.lancedb import history
 from vecpipe.engines.lancedb.checkpoint import Checkpoint, Range
 from vecpipe.engines.lancedb.fragments import Piece, behind, commit, live_rows, pieces, read_rows, write_piece
 from vecpipe.engines.lancedb.host import asking, is_conflict, latest_dataset
 from vecpipe.engines.lancedb.marks import Mark
 from vecpipe.errors import EngineError, InputError, VecpipeError
-from vecpipe.etl.tables import BLOCK_ROWS
-from vecpipe.fitting import Progress
-from vecpipe.kernels import one_blas_thread
-from vecpipe.ordered import in_order, thread_count
-from vecpipe.pipeline import Model
+from vecpipe.etl.filling import fill_parts, rows_of_part
+from vecpipe.etl.parts import Computed, DraftPart
+from vecpipe.fitting.stream import Progress
+from vecpipe.model import Model
+from vecpipe.ordered import thread_count
+from vecpipe.rules import OnInvalid
 from vecpipe.version import __version__
 
-_PART_BYTES = 64 << 20
-_MAX_PART_ROWS = 65_536
 _COMMITS = 4
 _CONFLICTS = 50
 
@@ -96,13 +97,11 @@ class Plan:
         """Arrow schema of the column alone."""
         return pa.schema([pa.field(self.column, self.kind)])
 
-    def compute(self, block: Any, live: Mask | None, first_row: int) -> tuple[Any, int]:
-        """Return the column for a block of the source, NULL where a row is deleted, and how many rows were invalid."""
+    def compute(self, block: Any, live: Mask | None, alive: int, first_row: int) -> Computed:
+        """Return the column for a block of the source, NULL where a row is deleted."""
         found = block if live is None else block.filter(pa.array(live))
         rows = to_rows(found, column=self.source, dim=self.model.dim, on_invalid=self.on_invalid, first_row=first_row)
-        apply = self.model.transform if self.model.codec is None else self.model.encode
-        with rows_named(self.source, first_row):
-            values, valid = apply(rows.values, rows.valid)
+        values, valid = model_columns.written(self.model, rows, column=self.source, first_row=first_row)
         if live is not None:
             spread = np.zeros((len(live), values.shape[1]), values.dtype)
             spread[live] = values
@@ -110,7 +109,8 @@ class Plan:
             if valid is not None:
                 kept[live] = valid
             values, valid = spread, kept
-        return pa.RecordBatch.from_arrays([column_array(self.kind, values, valid)], [self.column]), rows.invalid
+        batch = pa.RecordBatch.from_arrays([column_array(self.kind, values, valid)], [self.column])
+        return Computed(batch, rows.invalid, alive)
 
 
 def column_type(model: Model) -> Any:
@@ -168,7 +168,7 @@ def fill(table: Any, plan: Plan) -> Backfilled:
     dataset = latest_dataset(table)
     column = plan.column
     folder = checkpoint_folder(str(dataset.uri), column, plan.checkpoint)
-    part_rows = _part_rows(plan.model) if plan.part_rows is None else plan.part_rows
+    part_rows = rows_of_part(plan.model.bytes_per_vector) if plan.part_rows is None else plan.part_rows
     if part_rows < 1:
         raise InputError(f"part_rows is {part_rows}; expected at least 1")
     run = {
@@ -195,11 +195,6 @@ def fill(table: Any, plan: Plan) -> Backfilled:
 
 def _place(uri: str) -> str:
     return uri if "://" in uri else str(Path(uri).resolve())
-
-
-def _part_rows(model: Model) -> int:
-    size = _PART_BYTES // model.bytes_per_vector // BLOCK_ROWS * BLOCK_ROWS
-    return min(max(size, BLOCK_ROWS), _MAX_PART_ROWS)
 
 
 def _rounds(table: Any, plan: Plan, work: Checkpoint) -> Backfilled:
@@ -251,49 +246,33 @@ def _compute(dataset: Any, pending: list[Piece], work: Checkpoint, plan: Plan, b
     missing = [(piece, found) for piece in pending for found in work.ranges(piece) if found not in work.parts]
     total = before + sum(piece.live for piece in pending)
     have = sum(work.parts[found].live for piece in pending for found in work.ranges(piece) if found in work.parts)
-    done = before + have
-    if plan.progress is not None:
-        plan.progress(done, total)
-    workers = thread_count(plan.threads)
-    with one_blas_thread(), ThreadPoolExecutor(workers, "vecpipe-backfill") as pool:
-        live = 0
-        draft = None
-        todo = iter(missing)
-        try:
-            for result in in_order(pool, _calls(dataset, missing, work, plan), 2 * workers):
-                if result is None:
-                    found = next(todo)[1]
-                    if draft is None or draft.rows != found.stop - found.start:
-                        raise EngineError(f"fragment {found.number}: LanceDB gave other rows than it says there are")
-                    work.finish(draft, found, live)
-                    draft, live = None, 0
-                    continue
-                batch, invalid, alive = result
-                if draft is None:
-                    draft = work.draft(plan.schema)
-                draft.write(batch, invalid)
-                live += alive
-                done += alive
-                if plan.progress is not None:
-                    plan.progress(done, total)
-        finally:
-            if draft is not None:
-                draft.close()
+    todo = iter(missing)
+
+    def finish(draft: DraftPart) -> None:
+        found = next(todo)[1]
+        if draft.rows != found.stop - found.start:
+            raise EngineError(f"fragment {found.number}: LanceDB gave other rows than it says there are")
+        work.finish(draft, found)
+
+    fill_parts(
+        _calls(dataset, missing, work, plan),
+        partial(work.draft, plan.schema),
+        finish,
+        threads=thread_count(plan.threads),
+        done=before + have,
+        total=total,
+        progress=plan.progress,
+    )
 
 
 def _calls(
     dataset: Any, missing: list[tuple[Piece, Range]], work: Checkpoint, plan: Plan
-) -> Iterator[Callable[[], tuple[Any, int, int]] | None]:
+) -> Iterator[Callable[[], Computed] | None]:
     """Yield what is to be computed for each block, and None at the end of a part."""
-
-    def compute(block: Any, live: Mask | None, alive: int, row: int) -> tuple[Any, int, int]:
-        batch, invalid = plan.compute(block, live, row)
-        return batch, invalid, alive
-
     for piece, found in missing:
         row = piece.first_row + live_rows(dataset, piece, plan.source, found.start)
         for block, live in read_rows(dataset, piece, plan.source, found.start, found.stop):
             alive = len(block) if live is None else int(live.sum())
-            yield partial(compute, block, live, alive, row)
+            yield partial(plan.compute, block, live, alive, row)
             row += alive
         yield None

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from vecpipe.engines.lancedb.host import asking, quoted
 from vecpipe.errors import EngineError, ModelNotFoundError
-from vecpipe.pipeline import Model
+from vecpipe.model import Model
 
 if TYPE_CHECKING:
     from lancedb.db import DBConnection

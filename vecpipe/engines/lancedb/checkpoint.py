@@ -13,10 +13,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from vecpipe.engines.lancedb.fragments import Piece
-from vecpipe.etl.parts import DraftPart, RunFolder, readable
+from vecpipe.etl.parts import DraftPart, RunFolder, mapped, readable
 
 _PART = re.compile(r"rows-(\d+)-([0-9a-f]{32})-(\d+)-(\d+)-(\d+)-(\d+)\.arrow\Z")
 
@@ -66,20 +64,13 @@ class Checkpoint(RunFolder):
         for found in [known for known in self.parts if known not in wanted]:
             self.parts.pop(found).path.unlink()
 
-    def draft(self, schema: Any) -> DraftPart:
-        """Return a part to write to."""
-        return DraftPart(self.folder, schema)
-
-    def finish(self, draft: DraftPart, found: Range, live: int) -> None:
+    def finish(self, draft: DraftPart, found: Range) -> None:
         """Move a draft into place as the part of a range."""
-        name = f"rows-{found.number}-{found.digest}-{found.start}-{found.stop}-{live}-{draft.invalid}.arrow"
+        name = f"rows-{found.number}-{found.digest}-{found.start}-{found.stop}-{draft.live}-{draft.invalid}.arrow"
         draft.move(self.folder / name)
-        self.parts[found] = Finished(self.folder / name, live, draft.invalid)
+        self.parts[found] = Finished(self.folder / name, draft.live, draft.invalid)
 
     def batches(self, piece: Piece) -> Iterator[Any]:
         """Yield the rows of a fragment in order, mapped into memory."""
         for found in self.ranges(piece):
-            with pa.memory_map(str(self.parts[found].path)) as file:
-                reader = pa.ipc.open_file(file)
-                for position in range(reader.num_record_batches):
-                    yield reader.get_batch(position)
+            yield from mapped(self.parts[found].path)

@@ -11,7 +11,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from vecpipe.arrays import OnInvalid, check_width
 from vecpipe.engines.lancedb import computed, history
 from vecpipe.engines.lancedb.backfill import Backfilled, Plan, checkpoint_folder, fill
 from vecpipe.engines.lancedb.catalog import load_model, save_model
@@ -20,8 +19,9 @@ from vecpipe.engines.lancedb.host import asking, database_of, dataset_of, latest
 from vecpipe.engines.lancedb.marks import Mark, mark_of, marked
 from vecpipe.errors import InputError
 from vecpipe.etl.parts import discard
-from vecpipe.fitting import Progress
-from vecpipe.pipeline import Model
+from vecpipe.fitting.stream import Progress
+from vecpipe.model import Model
+from vecpipe.rules import OnInvalid, check_width
 from vecpipe.sources import vector_column
 
 _LISTED = pa.schema(

@@ -11,8 +11,8 @@ from vecpipe.engines.lancedb.backfill import Backfilled
 from vecpipe.engines.lancedb.host import asking
 from vecpipe.engines.lancedb.marks import Mark
 from vecpipe.errors import CapabilityError
+from vecpipe.model import Model
 from vecpipe.moments import Affine
-from vecpipe.pipeline import Model
 
 _MAX_NUMBERS = 1 << 16
 """Numbers in one expression: it stands in the metadata of every version of the table."""

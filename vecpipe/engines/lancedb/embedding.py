@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow as pa
 from lancedb.embeddings import EmbeddingFunction, get_registry, register
 
-from vecpipe.arrays import to_rows
+from vecpipe.columns.vectors import to_rows
 from vecpipe.engines.lancedb.catalog import load_model, save_model
 from vecpipe.engines.lancedb.host import asking
 from vecpipe.errors import CapabilityError, InputError, ModelNotFoundError
-from vecpipe.pipeline import Model
+from vecpipe.model import Model
 
 ALIAS = "vecpipe"
 _MODELS: dict[str, Model] = {}

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from vecpipe.engines.lancedb.backfill import column_type
 from vecpipe.errors import CapabilityError
-from vecpipe.pipeline import Model
+from vecpipe.model import Model
 
 _FLOAT_INDEXES = ("IVF_FLAT", "IVF_SQ", "IVF_PQ", "IVF_RQ", "IVF_HNSW_SQ", "IVF_HNSW_FLAT")
 _BIT_INDEXES = ("IVF_FLAT", "IVF_HNSW_FLAT")

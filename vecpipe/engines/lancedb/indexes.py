@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vecpipe.arrays import Float32, to_rows
+from vecpipe.arrays import Float32
+from vecpipe.columns.vectors import to_rows
 from vecpipe.engines.lancedb.fits import check_searchable
 from vecpipe.engines.lancedb.host import asking, dataset_of, latest_dataset
 from vecpipe.errors import CapabilityError, InputError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from vecpipe.pipeline import Model
+from vecpipe.model import Model
 
 _MODEL, _VERSION, _HASH = "vecpipe:model", "vecpipe:version", "vecpipe:hash"
 _SPEC, _SOURCE, _SOURCE_ID = "vecpipe:spec", "vecpipe:source", "vecpipe:source-id"

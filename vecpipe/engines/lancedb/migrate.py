@@ -15,7 +15,7 @@ from vecpipe.engines.lancedb.columns import add_column, drop, refresh, source_of
 from vecpipe.engines.lancedb.host import asking, database_of, latest_dataset
 from vecpipe.engines.lancedb.marks import mark_of, marked, no_marks
 from vecpipe.errors import CapabilityError, InputError, RecallError
-from vecpipe.pipeline import Model
+from vecpipe.model import Model
 from vecpipe.scoring import Metric
 
 _TOLERANCE = 0.02

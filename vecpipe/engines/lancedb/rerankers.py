@@ -14,7 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from lancedb.rerankers import Reranker
 
-from vecpipe.arrays import Float32, to_rows, to_sets
+from vecpipe.arrays import Float32
+from vecpipe.columns.vectors import to_rows, to_sets
 from vecpipe.errors import InputError
 from vecpipe.metrics.retrieval import top_places
 from vecpipe.scoring import Metric, exact_scores, max_sim, metric_named

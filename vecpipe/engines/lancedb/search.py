@@ -13,13 +13,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from vecpipe.arrays import Float32, from_codes, to_rows
+from vecpipe.arrays import Float32
+from vecpipe.columns.codes import from_codes
+from vecpipe.columns.vectors import to_rows
 from vecpipe.engines.lancedb.asks import Ask, check, check_raw, column_and_model, queries_of, shown_columns
 from vecpipe.engines.lancedb.host import asking
 from vecpipe.engines.lancedb.snapshots import Snapshot, snapshot, snapshot_async
 from vecpipe.errors import CapabilityError
 from vecpipe.metrics.retrieval import top_places
-from vecpipe.pipeline import Model
+from vecpipe.model import Model
 from vecpipe.scoring import Metric, exact_scores
 from vecpipe.search.resident import Found
 

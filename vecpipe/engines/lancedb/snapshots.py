@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from vecpipe.arrays import Bytes, Float32, Mask, from_codes
+from vecpipe.arrays import Bytes, Float32, Mask
+from vecpipe.columns.codes import from_codes
 from vecpipe.engines.lancedb.host import asking
 from vecpipe.errors import EngineError, InputError
 from vecpipe.metrics.retrieval import top_places
-from vecpipe.pipeline import Model
+from vecpipe.model import Model
 from vecpipe.scoring import Metric
 from vecpipe.search.resident import CodeMatrix, Found
 from vecpipe.settings import RESIDENT_CODES

@@ -16,21 +16,14 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from vecpipe.arrays import (
-    Float32,
-    Mask,
-    OnInvalid,
-    Rows,
-    finite_rows,
-    from_codes,
-    rows_named,
-    to_codes,
-    to_rows,
-    to_vectors,
-)
+from vecpipe import model_columns
+from vecpipe.arrays import Float32, Mask, Rows
+from vecpipe.columns.results import to_codes, to_vectors
+from vecpipe.columns.vectors import finite_rows, to_rows
 from vecpipe.errors import InputError, SpecError
 from vecpipe.kernels import one_blas_thread
-from vecpipe.pipeline import Model
+from vecpipe.model import Model
+from vecpipe.rules import OnInvalid, rows_named
 from vecpipe.scoring import Metric, exact_scores
 
 _ROWS = 1_024
@@ -56,10 +49,7 @@ def model_from(model: ModelLike) -> Model:
     if isinstance(model, bytes | bytearray | memoryview):
         return Model.from_bytes(bytes(model))
     if isinstance(model, str | Path):
-        try:
-            return Model.from_bytes(Path(model).read_bytes())
-        except OSError as error:
-            raise InputError(f"{model}: the model cannot be read ({error.strerror})") from error
+        return Model.load(model)
     raise InputError(f"expected a model, its bytes or the path of a saved one, got {type(model).__name__}")
 
 
@@ -110,8 +100,8 @@ def decode(model: Model, series: pl.Series) -> pl.Series:
     """Return the vectors that codes stand for (for a model without codec: undo its steps), ``Array(Float32, d)``."""
 
     def piece(column: Any, start: int) -> Piece:
-        items, valid = _items(model, column, series, start)
-        return (model.decode(items) if model.codec else model.inverse(items)), valid
+        items, valid = model_columns.read(model, column, column=_label(series), first_row=start)
+        return model_columns.undone(model, items), valid
 
     values, valid = _in_pieces(series, model.dim, np.float32, _CODE_ROWS, piece)
     return vector_series(series.name, values, valid)
@@ -131,7 +121,7 @@ def score(model: Model | None, q: Float32, metric: Metric) -> Callable[[pl.Serie
             if model is None or prepared is None:
                 rows = _rows(column, series, q.shape[1], "error", start)
                 return exact_scores(q, rows.values, metric).T, rows.valid
-            items, valid = _items(model, column, series, start)
+            items, valid = model_columns.read(model, column, column=_label(series), first_row=start)
             return model.score(prepared, items).T, valid
 
         scores, valid = _in_pieces(series, 1, np.float32, _CODE_ROWS, piece)
@@ -175,14 +165,6 @@ def _label(series: pl.Series) -> str:
 
 def _rows(column: Any, series: pl.Series, dim: int, on_invalid: OnInvalid, start: int) -> Rows:
     return to_rows(column, column=_label(series), dim=dim, on_invalid=on_invalid, first_row=start)
-
-
-def _items(model: Model, column: Any, series: pl.Series, start: int) -> Piece:
-    """Return what a model scores and decodes: codes, or transformed vectors where it has no codec."""
-    if model.codec is not None:
-        return from_codes(column, model.bytes_per_vector, column=_label(series), first_row=start)
-    rows = _rows(column, series, model.output_dim, "error", start)
-    return rows.values, rows.valid
 
 
 def _in_pieces(

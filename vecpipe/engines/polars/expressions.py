@@ -8,13 +8,14 @@ from typing import Any
 
 import polars as pl
 
-from vecpipe.arrays import MAX_DIM, OnInvalid
 from vecpipe.engines.polars import columns
 from vecpipe.engines.polars.columns import ModelLike
 from vecpipe.errors import SpecError
+from vecpipe.model import Model
 from vecpipe.operators import Codec, Operator, parameters, registry
-from vecpipe.pipeline import FitInfo, Model
+from vecpipe.rules import MAX_DIM, OnInvalid
 from vecpipe.scoring import metric_named
+from vecpipe.stored_model import FitInfo
 
 
 class VecExpr:

@@ -12,12 +12,14 @@ from typing import Any, Generic, TypeVar, cast
 import numpy as np
 import polars as pl
 
-from vecpipe.arrays import OnInvalid, from_codes, to_rows
+from vecpipe import model_columns
+from vecpipe.columns.vectors import to_rows
 from vecpipe.engines.polars.columns import ModelLike, model_from
 from vecpipe.errors import InputError, SpecError
-from vecpipe.fitting import fit
+from vecpipe.fitting.stream import fit
 from vecpipe.kernels import one_blas_thread
-from vecpipe.pipeline import Model
+from vecpipe.model import Model
+from vecpipe.rules import OnInvalid
 from vecpipe.scoring import Metric, metric_named
 from vecpipe.search.candidates import Candidates
 from vecpipe.sources import vector_column
@@ -203,11 +205,10 @@ class _Block:
         stop = self.start + len(series)
         ids = pl.int_range(self.start, stop, eager=True) if self.id is None else self.rows[self.id]
         values: Any
-        if model is not None and model.codec is not None:
-            values, valid = from_codes(series.to_arrow(), model.bytes_per_vector, column=self.column)
+        if model is not None:
+            values, valid = model_columns.read(model, series.to_arrow(), column=self.column, first_row=self.start)
         else:
-            width = dim if model is None else model.output_dim
-            rows = to_rows(series, column=self.column, dim=width, first_row=self.start)
+            rows = to_rows(series, column=self.column, dim=dim, first_row=self.start)
             values, valid = rows.values, rows.valid
         return (values, ids) if valid is None else (values[valid], ids.filter(pl.Series(valid)))
 

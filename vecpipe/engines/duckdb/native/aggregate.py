@@ -1,18 +1,19 @@
-"""What an aggregate is, and how it judges the rows of a chunk: the same rules and words as ``vecpipe.arrays``."""
+"""What an aggregate is, and how it judges the rows of a chunk: the same rules and words as ``vecpipe.rules``."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vecpipe.arrays import Float64, check_width, nonfinite_rows, not_finite, null_element
+from vecpipe.arrays import Float64
 from vecpipe.engines.duckdb.native.reading import Reader, Vectors
 from vecpipe.engines.duckdb.native.slots import Ids, States, combine
 from vecpipe.errors import InputError
+from vecpipe.rules import check_width, nonfinite_rows, not_finite, null_element
 
 Positions = NDArray[np.int64] | None
 """Positions in a chunk; None stands for all of them."""
@@ -49,7 +50,7 @@ class Aggregate:
         """Return the words for a row; DuckDB's threads read apart, so a row has a number in its thread only."""
         return f"{self.name}: {argument}: row {row} in the reading order of its thread"
 
-    def weights(self, chunk: Input, column: int | None, part: Vectors, first: int) -> tuple[Any, Positions]:
+    def weights(self, chunk: Input, column: int | None, nulls: NDArray[np.int64], first: int) -> tuple[Any, Positions]:
         """Return weights and the rows that have one; refuses weights that are negative, NaN or infinite."""
         if column is None:
             return None, None
@@ -57,7 +58,7 @@ class Aggregate:
         bad = ~(weights >= 0) | np.isinf(weights)
         if valid is not None:
             bad &= valid
-        bad[part.nulls] = False
+        bad[nulls] = False
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
             where = self.where(first + row, "weight")
@@ -67,6 +68,16 @@ class Aggregate:
     def check(self, part: Vectors, first: int, *, elements: bool = True) -> NDArray[Any]:
         """Return the values of the rows that are not NULL; the first row that breaks a rule is an error."""
         return check_vectors(part, lambda i: self.where(first + i), elements=elements)
+
+
+def by_width(part: Vectors, states: States) -> list[Vectors]:
+    """Return the vectors of a chunk in the parts that are checked, each by itself.
+
+    Rows of several widths are no error where they may belong to several groups: that is for each group to say.
+    """
+    if states.single or not part.ragged:
+        return [part]
+    return [replace(part, ragged=[]), *part.ragged]
 
 
 def check_vectors(part: Vectors, where: Callable[[int], str], *, elements: bool = True) -> NDArray[Any]:

@@ -7,8 +7,9 @@ then it costs its rows, and nothing else, so ten thousand small groups cost what
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,6 @@ from numpy.typing import NDArray
 from vecpipe.arrays import Float32
 from vecpipe.blocks import Block, block_rows
 from vecpipe.engines.duckdb.native.slots import Locals
-
-if TYPE_CHECKING:
-    from vecpipe.engines.duckdb.native.rows import RowArena
 
 _LARGE_RUN = 1024
 
@@ -31,6 +29,18 @@ class Summary(Protocol):
 
     def merge(self, other: Any) -> None:
         """Take in another summary."""
+
+
+class Owner(Protocol):
+    """The arena that a store belongs to: which of its slots are held, and what a large group turns into."""
+
+    refs: NDArray[np.int32]
+    make_summary: Callable[[int, bytes | None], Summary]
+    keep_rows: bool
+    lock: Any
+
+    def spec_bytes(self, local: int) -> bytes | None:
+        """Return the spec that a slot was given, if any."""
 
 
 @dataclass
@@ -100,7 +110,7 @@ class _Sealed:
 class RowStore:
     """The rows of one width in one arena."""
 
-    def __init__(self, arena: RowArena, width: int) -> None:
+    def __init__(self, arena: Owner, width: int) -> None:
         self.arena, self.width = arena, width
         self.capacity = block_rows(width)
         self.open: Rows | None = None

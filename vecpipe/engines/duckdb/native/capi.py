@@ -7,11 +7,13 @@ computes lives elsewhere; this module knows neither vectors nor specs.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
+import itertools
 import sys
 import threading
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from ctypes import c_bool, c_char_p, c_int, c_int32, c_uint8, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass, field
@@ -68,6 +70,8 @@ _ACCESSORS: dict[str, tuple[Any, list[Any]]] = {
     "duckdb_scalar_function_set_return_type": (None, [_P, _P]),
     "duckdb_scalar_function_set_function": (None, [_P, _P]),
     "duckdb_scalar_function_set_special_handling": (None, [_P]),
+    "duckdb_scalar_function_set_extra_info": (None, [_P, _P, _P]),
+    "duckdb_scalar_function_get_extra_info": (_P, [_P]),
     "duckdb_create_aggregate_function_set": (_P, [c_char_p]),
     "duckdb_destroy_aggregate_function_set": (None, [_P]),
     "duckdb_add_aggregate_function_to_set": (c_int, [_P, _P]),
@@ -195,7 +199,17 @@ def library() -> Library:
 
 @dataclass
 class Extension:
-    """What ``install`` did, for ``vecpipe doctor``."""
+    """What ``install`` did, for ``vecpipe doctor``, and what native functions know of the databases that are open.
+
+    Attributes
+    ----------
+    numbers
+        Tells databases apart: each that opens gets the next.
+    registered
+        What the functions of a database work with, by its number.
+    held
+        What native functions call, by name.
+    """
 
     available: bool
     reason: str | None = None
@@ -203,6 +217,13 @@ class Extension:
     databases: int = 0
     errors: list[str] = field(default_factory=list)
     keep: list[Any] = field(default_factory=list)
+    numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    registered: dict[int, Any] = field(default_factory=dict)
+    held: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        atexit.register(self.registered.clear)
+        atexit.register(self.held.clear)
 
     def note(self, what: str, error: BaseException) -> None:
         """Remember an error that must not travel into DuckDB; the last twenty are kept."""

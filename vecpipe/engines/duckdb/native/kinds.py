@@ -14,15 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vecpipe.arrays import not_finite
-from vecpipe.blocks import Block, NotFiniteError
-from vecpipe.engines.duckdb.native.aggregate import Aggregate, Input, Positions, with_weight
+from vecpipe.blocks import Block
+from vecpipe.engines.duckdb.native.aggregate import Aggregate, Input, Positions, by_width, with_weight
 from vecpipe.engines.duckdb.native.blocks import Rows, Summary
 from vecpipe.engines.duckdb.native.collect import Group, groups
+from vecpipe.engines.duckdb.native.reading import Vectors
 from vecpipe.engines.duckdb.native.rows import HOLES, INFINITIES, NANS, NULLS, RAGGED, RowArena, two_specs
 from vecpipe.engines.duckdb.native.slots import Ids, States, by_arena, claim, close_if_empty, open_arena
 from vecpipe.engines.duckdb.native.sums import SumArena, combine_sums, quick_sum, reduce_rows, sums_of, weighted_sum
-from vecpipe.errors import InputError, SpecError
+from vecpipe.errors import InputError, RowError, SpecError
 from vecpipe.sketch import Sketch
 from vecpipe.spec import parse
 
@@ -65,6 +65,10 @@ class Totals(Aggregate):
         part = chunk.reader.vectors(chunk.columns[0], chunk.count)
         if not part.width and not len(part.holes) and not len(part.values):
             return  # nothing but NULL
+        for same in by_width(part, chunk.states):
+            self._add_part(chunk, same, part.nulls)
+
+    def _add_part(self, chunk: Input, part: Vectors, nulls: NDArray[np.int64]) -> None:
         arena = self._arena(part.width)
         first, arena.rows_read = arena.rows_read, arena.rows_read + chunk.count
         states = chunk.states
@@ -72,7 +76,7 @@ class Totals(Aggregate):
         # maxima is not, and groups mix.
         later = states.single and self.ufunc is np.add and part.values.dtype == np.float32 and part.width > 0
         values = self.check(part, first, elements=not later)
-        weights, weighted = self.weights(chunk, self.weight, part, first)
+        weights, weighted = self.weights(chunk, self.weight, nulls, first)
         rows, values, weights = with_weight(part, values, weights, weighted)
         if not len(values):
             close_if_empty(arena)
@@ -92,7 +96,9 @@ class Totals(Aggregate):
         for home, at, local in by_arena(claim(states, arena)):
             assert isinstance(home, SumArena)
             if home.width != part.width:
-                raise InputError(f"{self.where(first)} has {part.width} dimensions, expected {home.width}")
+                i = 0 if at is None else int(at[0])
+                row = first + (i if rows is None else int(rows[i]))
+                raise InputError(f"{self.where(row)} has {part.width} dimensions, expected {home.width}")
             if total is not None:
                 home.add_total(int(local[0]), total, len(values) if weights is None else float(weights.sum()))
             elif at is None:
@@ -102,12 +108,7 @@ class Totals(Aggregate):
 
     def combine(self, source: int, target: int, count: int) -> None:
         """Add states to states."""
-        ids = States(source, count).read()
-        some = ids[ids != 0]
-        if len(some):
-            home = by_arena(some[:1])[0][0]
-            assert isinstance(home, SumArena)
-            combine_sums(self._arena(home.width), source, target, count)
+        combine_sums(self._arena, source, target, count)
 
     def results(self, ids: Ids) -> list[Any]:
         """Return the totals, or means; NULL without rows or without weight."""
@@ -180,8 +181,9 @@ class Gathered(Aggregate):
         arena = self._arena()
         first, arena.rows_read = arena.rows_read, arena.rows_read + chunk.count
         if not self.lenient:
-            self.check(part, first, elements=False)
-        weights, weighted = self.weights(chunk, self.weight, part, first)
+            for same in by_width(part, chunk.states):
+                self.check(same, first, elements=False)
+        weights, weighted = self.weights(chunk, self.weight, part.nulls, first)
         ids = claim(chunk.states, arena)
         if self.spec is not None:
             self._note_spec(chunk, ids, first)
@@ -204,9 +206,9 @@ class Gathered(Aggregate):
             values = values.astype(np.float32, copy=False)
         try:
             given = Rows(Block.of(values, weights), tags)
-        except NotFiniteError as error:
+        except RowError as error:
             i = error.row if rows is None else int(rows[error.row])
-            raise not_finite(self.where(first + i), values[error.row]) from None
+            raise InputError(f"{self.where(first + i)} {error.rule}") from None
         own = ids if rows is None or len(ids) == 1 else ids[rows]
         for home, at, local in by_arena(own):
             assert isinstance(home, RowArena)

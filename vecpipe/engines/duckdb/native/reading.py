@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vecpipe.arrays import wrong_code_length
 from vecpipe.engines.duckdb.native.capi import Api
 from vecpipe.engines.duckdb.native.memory import (
     ARRAY,
@@ -28,6 +27,7 @@ from vecpipe.engines.duckdb.native.memory import (
     type_name,
 )
 from vecpipe.errors import InputError
+from vecpipe.rules import wrong_code_length
 
 
 @dataclass
@@ -92,7 +92,7 @@ class Reader:
         mask: Mask = np.unpackbits(words.view(np.uint8), count=count, bitorder="little").view(np.bool_)
         return None if mask.all() else mask
 
-    def _element(self, logical: int) -> tuple[str, float]:
+    def _element(self, logical: int, column: str) -> tuple[str, float]:
         """Return the NumPy typestr of a list's element and its decimal scale factor."""
         type_id = self.api.get_type_id(logical)
         if type_id in ELEMENTS and type_id != 1:
@@ -105,9 +105,9 @@ class Reader:
             return WIDE, 1.0
         if type_id == SQLNULL:
             return "", 1.0
-        raise InputError(f"v: elements are {type_name(type_id)}; expected floats, integers or decimals")
+        raise InputError(f"{column}: elements are {type_name(type_id)}; expected floats, integers or decimals")
 
-    def vectors(self, vector: int, count: int) -> Vectors:
+    def vectors(self, vector: int, count: int, column: str = "v") -> Vectors:
         """Read a vector column; refuses every other type before touching its data."""
         api = self.api
         logical = api.vector_get_column_type(vector)
@@ -117,13 +117,13 @@ class Reader:
                 return Vectors(np.empty((0, 0), np.float32), _NONE, np.arange(count), _NONE, [])
             if type_id not in (ARRAY, LIST):
                 raise InputError(
-                    f"v: expected a list or array of numbers, got {type_name(type_id)}; "
+                    f"{column}: expected a list or array of numbers, got {type_name(type_id)}; "
                     "cast the column to FLOAT[n] or FLOAT[] first"
                 )
             fixed = type_id == ARRAY
             child_type = (api.array_type_child_type if fixed else api.list_type_child_type)(logical)
             try:
-                typestr, scale = self._element(child_type)
+                typestr, scale = self._element(child_type, column)
             finally:
                 self._free_type(child_type)
             width = int(api.array_type_array_size(logical)) if fixed else 0
@@ -216,6 +216,38 @@ class Reader:
             read(base + 16 * row + 4 if size <= 12 else address, size)
             for row, size, address in zip(rows.tolist(), sizes, addresses, strict=True)
         ]
+
+    def type_of(self, vector: int) -> int:
+        """Return the type id of a column."""
+        logical = self.api.vector_get_column_type(vector)
+        try:
+            return int(self.api.get_type_id(logical))
+        finally:
+            self._free_type(logical)
+
+    def texts(self, vector: int, count: int) -> list[str | None]:
+        """Read a VARCHAR column; None for NULL."""
+        return [None if value is None else value.decode() for value in self.blobs(vector, count)]
+
+    def blobs(self, vector: int, count: int) -> list[bytes | None]:
+        """Read a BLOB column; None for NULL.
+
+        Without NumPy, which takes several times as long for the one row that a plan asks for.
+        """
+        read, address = ctypes.string_at, self.api.vector_get_validity(vector)
+        entries = read(self.api.vector_get_data(vector), 16 * count)
+        present = int.from_bytes(read(address, (count + 63) // 64 * 8), "little") if address else -1
+        out: list[bytes | None] = []
+        for row in range(count):
+            entry = entries[16 * row : 16 * row + 16]
+            size = int.from_bytes(entry[:4], "little")
+            if not present >> row & 1:
+                out.append(None)
+            elif size <= 12:
+                out.append(entry[4 : 4 + size])
+            else:
+                out.append(read(int.from_bytes(entry[8:], "little"), size))
+        return out
 
     def _only_string(self, vector: int, count: int) -> bytes | None:
         """Return the value that all entries point to, none of them NULL; None where entries differ.

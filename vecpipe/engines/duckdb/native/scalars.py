@@ -5,10 +5,11 @@ The same rules as for aggregates hold: no exception leaves a callback, and callb
 
 from __future__ import annotations
 
+import atexit
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +17,14 @@ from numpy.typing import NDArray
 from vecpipe.arrays import Float32, Mask
 from vecpipe.engines.duckdb.native.callbacks import EXIT, Guarded, address_of, error_text
 from vecpipe.engines.duckdb.native.capi import EXECUTE, Api, Extension, immortal
-from vecpipe.engines.duckdb.native.memory import FLOAT, array_at
+from vecpipe.engines.duckdb.native.memory import BIGINT, FLOAT, INTEGER, VARCHAR, array_at
 from vecpipe.engines.duckdb.native.reading import Reader
+from vecpipe.engines.duckdb.native.writing import Writer
+from vecpipe.errors import EngineError
+
+Kind = Literal["text", "number", "numbers"]
+Runner = Callable[[int, Sequence[int], int, int], None]
+"""Takes the call, its column vectors, the number of rows and the vector of results."""
 
 
 def together(*parts: Callable[[Api, int, Extension], None]) -> Callable[[Api, int, Extension], None]:
@@ -50,6 +57,72 @@ class FloatFunction:
     label: str
     parameters: tuple[int, ...]
     function: Callable[[Reader, Sequence[int], int], Float32]
+    result: ClassVar[int] = FLOAT
+    kind: ClassVar[str] = "number"
+
+    def runner(self, api: Api, extension: Extension) -> Runner:
+        """Return what computes a chunk."""
+        reader, function, write = Reader(api), self.function, _write
+        return lambda info, columns, count, result: write(api, result, function(reader, columns, count))
+
+
+@dataclass(frozen=True)
+class PlanFunction:
+    """A scalar function that statements call while they are planned, in the database that it was registered with.
+
+    Attributes
+    ----------
+    name, label, parameters
+        As in ``FloatFunction``.
+    readers
+        What reads each column of a chunk.
+    kind : str
+        "text", "number" (BIGINT) or "numbers" (INTEGER[]).
+    function
+        Takes what the database was registered with and the columns; returns a value for each row, None for NULL.
+    unregistered : bool
+        Whether the function takes the number of the database instead, which need not be registered.
+    """
+
+    name: str
+    label: str
+    parameters: tuple[int, ...]
+    readers: tuple[Callable[[Reader, int, int], Any], ...]
+    kind: Kind
+    function: Callable[..., Sequence[Any]]
+    unregistered: bool = False
+
+    @property
+    def result(self) -> int:
+        """Type id of the result, or of its elements."""
+        return {"text": VARCHAR, "number": BIGINT, "numbers": INTEGER}[self.kind]
+
+    def runner(self, api: Api, extension: Extension) -> Runner:
+        """Return what computes a chunk.
+
+        What it is given is called through the extension, which lets go of it at exit: callbacks are never freed, and
+        DuckDB's module complains of what they hold.
+        """
+        reader, writer, name, held = Reader(api), Writer(api), self.name, extension.held
+        held[name] = self.readers, self.function
+        number_of, registered, unregistered = (
+            api.scalar_function_get_extra_info,
+            extension.registered,
+            self.unregistered,
+        )
+        missing = "this database is not registered: call vecpipe.register(con)"
+        kind = {"text": "texts", "number": "bigint", "numbers": "integers"}[self.kind]
+
+        def run(info: int, columns: Sequence[int], count: int, result: int) -> None:
+            number = int(number_of(info) or 0)
+            database = number if unregistered else registered.get(number)
+            if database is None:
+                raise EngineError(missing)
+            readers, function = held[name]
+            read = [of(reader, column, count) for of, column in zip(readers, columns, strict=True)]
+            writer.write(kind, result, 0, function(database, *read))
+
+        return run
 
 
 def _write(api: Api, vector: int, values: Float32) -> None:
@@ -64,9 +137,8 @@ def _write(api: Api, vector: int, values: Float32) -> None:
         array_at(api.vector_get_validity(vector), len(bits), "|u1")[:] = bits
 
 
-def _callback(api: Api, scalar: FloatFunction) -> Any:
-    columns = range(len(scalar.parameters))
-    reader, function, label, write = Reader(api), scalar.function, scalar.label, _write
+def _callback(api: Api, scalar: FloatFunction | PlanFunction, extension: Extension) -> Any:
+    columns, run, label = range(len(scalar.parameters)), scalar.runner(api, extension), scalar.label
     chunk_size, chunk_vector = api.data_chunk_get_size, api.data_chunk_get_vector
     set_error, describe, leaving = api.scalar_function_set_error, error_text, EXIT
 
@@ -75,7 +147,7 @@ def _callback(api: Api, scalar: FloatFunction) -> Any:
             leaving.check()
             count = int(chunk_size(chunk))
             if count:
-                write(api, result, function(reader, [chunk_vector(chunk, i) for i in columns], count))
+                run(info, [chunk_vector(chunk, i) for i in columns], count, result)
         except BaseException as error:
             set_error(info, describe(error, label))
 
@@ -85,23 +157,32 @@ def _callback(api: Api, scalar: FloatFunction) -> Any:
 class ScalarRegistrar:
     """Builds the callbacks once and registers them with each database that opens."""
 
-    def __init__(self, scalars: Sequence[FloatFunction]) -> None:
+    def __init__(self, scalars: Sequence[FloatFunction | PlanFunction]) -> None:
         self.scalars = scalars
         self.made: list[Any] = []
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """Let go of what is called, as the extension does."""
+        self.scalars = ()
 
     def __call__(self, api: Api, connection: int, extension: Extension) -> None:
         """Register every function through a connection of a database that is being opened."""
         if not self.made:
-            self.made = [_callback(api, scalar) for scalar in self.scalars]
+            self.made = [_callback(api, scalar, extension) for scalar in self.scalars]
+        number = next(extension.numbers)
         for scalar, callback in zip(self.scalars, self.made, strict=True):
             try:
-                self._register(api, connection, scalar, callback)
+                self._register(api, connection, scalar, callback, number)
             except Exception as error:
                 extension.note(f"registering {scalar.name}", error)
 
-    def _register(self, api: Api, connection: int, scalar: FloatFunction, callback: Any) -> None:
+    def _register(
+        self, api: Api, connection: int, scalar: FloatFunction | PlanFunction, callback: Any, number: int
+    ) -> None:
         function = int(api.create_scalar_function())
-        types = [api.logical_type(type_id) for type_id in (*scalar.parameters, FLOAT)]
+        types = [api.logical_type(type_id) for type_id in scalar.parameters]
+        types.append(api.logical_type(scalar.result, list_of=scalar.kind == "numbers"))
         try:
             api.scalar_function_set_name(function, scalar.name.encode())
             for logical in types[:-1]:
@@ -109,6 +190,7 @@ class ScalarRegistrar:
             api.scalar_function_set_return_type(function, types[-1])
             api.scalar_function_set_function(function, address_of(callback))
             api.scalar_function_set_special_handling(function)
+            api.scalar_function_set_extra_info(function, number, None)
             if api.register_scalar_function(connection, function) != 0:
                 raise RuntimeError("DuckDB refused the function")
         finally:

@@ -6,12 +6,13 @@ one group, by groups or by "layers" (the r-th row of every group at once) when i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vecpipe.engines.duckdb.native.slots import TABLE, Arena, Locals, States, by_arena, claim, release, split
+from vecpipe.engines.duckdb.native.slots import TABLE, Arena, Ids, Locals, States, by_arena, claim, release, split
 from vecpipe.errors import InputError
 
 F64 = NDArray[np.float64]
@@ -168,19 +169,34 @@ class SumArena(Arena):
                 self.table[at] = self.ufunc(have, taken, out=have)
 
 
-def combine_sums(arena: SumArena, source: int, target: int, count: int) -> None:
-    """Add source states to target states, which may repeat; sources stay as they are."""
+def combine_sums(arena_of: Callable[[int], SumArena], source: int, target: int, count: int) -> None:
+    """Add source states to target states, which may repeat; sources stay as they are.
+
+    Parameters
+    ----------
+    arena_of
+        Returns the arena for slots of a width; groups may differ in theirs.
+    """
     sources, targets = States(source, count), States(target, count)
     given = sources.read()
     if sources.single and count > 1:
         given = np.repeat(given, count)
+    widths = np.zeros(count, np.int64)
     have = np.flatnonzero(given != 0)
-    if not len(have):
-        return
-    if len(have) < count:
-        pointers = np.ascontiguousarray(targets.pointers[have])
-        targets = States(pointers.ctypes.data, len(pointers))
-        given = given[have]
+    for origin, at, _ in by_arena(given[have]) if len(have) else ():
+        assert isinstance(origin, SumArena)
+        widths[have if at is None else have[at]] = origin.width
+    for width in np.unique(widths[have]).tolist():
+        where = np.flatnonzero(widths == width)
+        if len(where) == count:
+            _join(arena_of(width), given, targets)
+            continue
+        pointers = np.ascontiguousarray(targets.pointers[where])
+        _join(arena_of(width), given[where], States(pointers.ctypes.data, len(pointers)))
+
+
+def _join(arena: SumArena, given: Ids, targets: States) -> None:
+    """Add slots of one width to target states."""
     owned = claim(targets, arena)
     if len(owned) == 1:
         owned = np.repeat(owned, len(given))

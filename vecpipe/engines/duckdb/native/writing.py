@@ -34,6 +34,9 @@ class Writer:
             if value is not None:
                 assign(vector, offset + i, value, len(value))
 
+    def _texts(self, vector: int, offset: int, values: Sequence[str | None]) -> None:
+        self._bytes(vector, offset, [None if value is None else value.encode() for value in values])
+
     def _fixed(self, vector: int, offset: int, values: Sequence[Any], typestr: str) -> None:
         data = array_at(self.api.vector_get_data(vector), offset + len(values), typestr)
         for i, value in enumerate(values):
@@ -66,6 +69,9 @@ class Writer:
                     child[at : at + len(value)] = value
                     at += len(value)
         api.list_vector_set_size(vector, end)
+
+    def _integers(self, vector: int, offset: int, values: Sequence[NDArray[Any] | None]) -> None:
+        self._floats(vector, offset, values, "<i4")
 
     def _doubles(self, vector: int, offset: int, values: Sequence[NDArray[Any] | None]) -> None:
         self._floats(vector, offset, values, "<f8")

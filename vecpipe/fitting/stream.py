@@ -13,12 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vecpipe.arrays import Float64, OnInvalid, Rows, row_widths, to_rows
-from vecpipe.blocks import NotFiniteError
+from vecpipe.arrays import Float64, Rows
+from vecpipe.columns.vectors import row_widths, to_rows
 from vecpipe.errors import FitError, InputError
+from vecpipe.fitting.steps import fit_sketch, needs_sample
 from vecpipe.kernels import one_blas_thread
+from vecpipe.model import Model
 from vecpipe.ordered import in_order, thread_count
-from vecpipe.pipeline import Model, fit_sketch, needs_sample
+from vecpipe.rules import OnInvalid, rows_named
 from vecpipe.sketch import Sketch
 from vecpipe.sources import Source, open_source, table_query, vector_column
 from vecpipe.spec import parse
@@ -143,11 +145,8 @@ def sketch_source(
     def work(sketch: Sketch, batch: Any, first: int) -> int:
         rows = read(batch, sketch.dim, first, check=checked)
         weights = None if weight is None else _weights(batch, weight, first, rows)
-        try:
+        with rows_named(name, first, None if rows.valid is None else np.flatnonzero(rows.valid)):
             sketch.add(rows, weights)
-        except NotFiniteError:
-            read(batch, sketch.dim, first, check=True)
-            raise
         return first + len(rows)
 
     def calls() -> Iterator[Callable[[], int]]:

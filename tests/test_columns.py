@@ -10,8 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import vecpipe
-from vecpipe.arrays import from_codes, nonfinite_rows, to_codes, to_rows, to_vectors
+from vecpipe.columns.codes import from_codes
+from vecpipe.columns.results import to_codes, to_vectors
+from vecpipe.columns.vectors import to_rows
 from vecpipe.errors import InputError, SpecError
+from vecpipe.rules import nonfinite_rows
 
 X = anisotropic(40, 5).astype(np.float16).astype(np.float32)
 LISTS = X.tolist()

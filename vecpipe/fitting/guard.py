@@ -8,9 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from vecpipe.arrays import Float32, nonfinite_rows
+from vecpipe.arrays import Float32
 from vecpipe.errors import WhiteningWarning
 from vecpipe.operators import Operator
+from vecpipe.rules import nonfinite_rows
 from vecpipe.scoring import exact_scores
 
 Indices = npt.NDArray[np.int64]

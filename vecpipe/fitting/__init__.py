@@ -1,0 +1,1 @@
+"""Fitting: from a stream of rows to a sketch (``stream``), from a sketch to a model (``steps``)."""
