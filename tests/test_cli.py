@@ -158,6 +158,10 @@ def test_fit_finds_where_the_model_cannot_go_before_it_reads_a_row(tmp_path, doc
         assert words in said
         assert "rows/s" not in said
     assert "--name is empty" in misused("fit", docs, "pca(4)", "--name", " ", "--db", tmp_path / "m.duckdb")
+    named = fails("fit", docs, "int8", "--name", "docs@3", "--db", tmp_path / "m.duckdb")
+    assert "what follows @ asks for a version" in named
+    assert "fitted on" not in named
+    assert not (tmp_path / "m.duckdb").exists()
 
 
 def test_a_source_that_breaks_off_is_an_error_of_one_paragraph(tmp_path, docs, db):
@@ -175,6 +179,44 @@ def test_a_source_that_breaks_off_is_an_error_of_one_paragraph(tmp_path, docs, d
     assert "Could not convert string 'x' to INT32" in (said := fails("fit", db, "int8", "--query", late, "--out", "m"))
     assert f"in: {late}" in said
     assert not (tmp_path / "m").exists()
+
+
+ODD = os.fsdecode(b"d\xff")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("fit", f"{ODD}.parquet", "int8", "--out", "m"),
+        ("fit", "docs.parquet", "int8", "--out", "m", "--column", ODD),
+        ("apply", "docs.parquet", "docs.vecpipe", f"{ODD}.parquet"),
+        ("apply", "docs.parquet", "docs.vecpipe", f"{ODD}.duckdb", "--into", "docs"),
+        ("apply", "docs.parquet", "docs.vecpipe", "out.parquet", "--as", ODD),
+        ("advise", f"{ODD}.parquet"),
+        ("sql", "-c", f"SELECT '{ODD}'"),
+        ("sql", "--db", f"{ODD}.duckdb", "-c", "SELECT 1"),
+        ("search", "docs.duckdb", ODD, "--rerank", "emb", "--query-text", "row"),
+    ],
+    ids=" ".join,
+)
+def test_what_is_not_utf8_is_an_error_of_one_paragraph(tmp_path, docs, db, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    works("fit", docs, "int8", "--out", "docs.vecpipe")
+    (tmp_path / f"{ODD}.parquet").write_bytes(docs.read_bytes())
+    before = set(tmp_path.iterdir())
+    fails(*arguments)
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_output_that_cannot_be_written_is_an_error_of_one_paragraph(db):
+    if not Path("/dev/full").exists():
+        pytest.skip("no device that is always full")
+    for command in (("models", db), ("sql", "-c", "SELECT 1"), ("sql", "-c", "SELECT 1", "--format", "csv")):
+        with open("/dev/full", "w") as full:
+            found = subprocess.run(
+                [sys.executable, "-m", "vecpipe", *map(str, command)], stdout=full, stderr=subprocess.PIPE, text=True
+            )
+        assert (found.returncode, found.stderr.splitlines()[0]) == (1, "Error: [Errno 28] No space left on device")
 
 
 def test_advise_says_what_is_wrong(docs, db):

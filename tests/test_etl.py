@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 import vecpipe
 from vecpipe.errors import EngineError, InputError, ResumeError
 from vecpipe.etl import apply_model
-from vecpipe.files import replacing
+from vecpipe.files import replacing, write_whole
 
 ROWS, DIM = 3_000, 24
 FORMATS = ("parquet", "arrow", "duckdb")
@@ -350,6 +351,19 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     assert leftovers(tmp_path) == []
 
 
+def test_two_that_write_the_same_file_at_once_do_not_meet(tmp_path):
+    path = tmp_path / "model"
+    with replacing(path) as draft, draft.open("w") as slow:
+        slow.write("slow")
+        slow.flush()
+        write_whole(path, b"quick")
+        slow.write(" and whole")
+        slow.flush()
+        assert path.read_text() == "quick"
+    assert path.read_text() == "slow and whole"
+    assert leftovers(tmp_path) == []
+
+
 # Killed for good --------------------------------------------------------------------------------------------
 
 
@@ -551,3 +565,58 @@ def test_a_code_of_another_length_is_told_by_row_of_the_table(tmp_path):
     model = vecpipe.fit(np.eye(4, dtype=np.float32), "int8")
     with pytest.raises(InputError, match="code: row 9000 holds 3 bytes"):
         apply_model(source, model, tmp_path / "out.parquet", decode=True)
+
+
+def test_a_folder_of_the_users_where_parts_would_go_is_refused_and_left_alone(tmp_path, table, model):
+    source, target = store(table, tmp_path / "docs.parquet"), tmp_path / "out.parquet"
+    mine = tmp_path / "out.parquet.partial"
+    for again in (False, True):
+        mine.mkdir()
+        (mine / "notes.txt").write_text("mine")
+        if again:
+            assert apply_model(source, model, target).rows == ROWS
+        else:
+            with pytest.raises(InputError, match=r"partial holds 'notes.txt', which is no unfinished work"):
+                apply_model(source, model, target)
+        assert [path.name for path in mine.iterdir()] == ["notes.txt"]
+        shutil.rmtree(mine)
+        apply_model(source, model, target)
+
+
+@pytest.mark.parametrize("into", ["DOCS", "main.docs", '"docs"', 'Main."Docs"'])
+def test_a_table_is_itself_however_it_is_written(tmp_path, table, model, into):
+    source = store(table, tmp_path / "docs.duckdb")
+    with pytest.raises(InputError, match="source and target are the same"):
+        apply_model(source, model, source, table="docs", into=into, overwrite=True)
+
+
+def test_a_folder_as_target_is_refused_before_anything_is_computed(tmp_path, table, model):
+    source = store(table, tmp_path / "docs.parquet")
+    (tmp_path / "out.parquet").mkdir()
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match=r"out.parquet is a folder"):
+            apply_model(source, model, tmp_path / "out.parquet", overwrite=overwrite)
+    assert leftovers(tmp_path) == []
+
+
+@pytest.mark.parametrize("values", ["id * 1_000_000_000_000", "NULL::BIGINT", "'x'"])
+def test_a_column_that_hides_the_row_ids_is_refused(tmp_path, table, model, values):
+    source = store(table, tmp_path / "docs.duckdb")
+    with duckdb.connect(str(source)) as con:
+        con.execute(f"CREATE TABLE numbered AS SELECT *, {values} AS RowId FROM docs")
+    with pytest.raises(InputError, match="has a column 'rowid', which hides the row ids"):
+        apply_model(source, model, tmp_path / "out.parquet", table="numbered")
+
+
+def test_names_that_are_one_name_to_duckdb_are_refused_there(tmp_path, table, model):
+    source = store(table, tmp_path / "docs.parquet")
+    with pytest.raises(InputError, match="'id' and 'ID' are one name in DuckDB"):
+        apply_model(source, model, tmp_path / "out.duckdb", into="docs", output="ID")
+    apply_model(source, model, tmp_path / "out.parquet", output="ID")
+    assert load(tmp_path / "out.parquet").column_names == ["id", "emb", "title", "ID"]
+    assert leftovers(tmp_path) == []
+
+
+def test_columns_to_keep_are_a_list(tmp_path, table, model):
+    with pytest.raises(InputError, match="keep is 'id'; expected a list of names"):
+        apply_model(store(table, tmp_path / "docs.parquet"), model, tmp_path / "out.parquet", keep="id")

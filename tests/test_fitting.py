@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import vecpipe
 from vecpipe.errors import EngineError, FitError, InputError, SpecError
 from vecpipe.kernels import one_blas_thread
 from vecpipe.operators import registry
+from vecpipe.sources import open_source
 
 X = anisotropic(500, 8)
 TABLE = table_of(X)
@@ -29,6 +31,11 @@ def lists(kind: pa.DataType) -> pa.Table:
     return pa.table({"id": TABLE["id"], "emb": TABLE["emb"].cast(kind)})
 
 
+def views(kind: pa.DataType) -> pa.Table:
+    """The rows in another order in memory than in the column."""
+    return pa.table({"emb": pa.array(TABLE["emb"].to_pylist()[::-1], kind).take(np.arange(len(TABLE))[::-1])})
+
+
 def parquet(folder: Path, table: pa.Table = TABLE, **options: Any) -> Path:
     pq.write_table(table, folder / "a.parquet", **options)
     return folder / "a.parquet"
@@ -37,6 +44,15 @@ def parquet(folder: Path, table: pa.Table = TABLE, **options: Any) -> Path:
 def folder(tmp: Path) -> Path:
     for i in range(3):
         pq.write_table(TABLE.slice(i * 200, 200), tmp / f"part{i}.parquet")
+    return tmp
+
+
+def folders(tmp: Path) -> Path:
+    """Partitions as Spark leaves them, one of them empty but for its mark."""
+    for i in range(3):
+        (tmp / f"year=202{i}").mkdir()
+        pq.write_table(TABLE.slice(i * 200, 200), tmp / f"year=202{i}" / "part-0.parquet")
+    (tmp / "_SUCCESS").touch()
     return tmp
 
 
@@ -65,7 +81,11 @@ SOURCES: dict[str, Callable[[Path], Any]] = {
     "table, shuffled": lambda tmp: TABLE.take(np.random.default_rng(0).permutation(500)),
     "lists": lambda tmp: lists(pa.list_(pa.float32())),
     "large lists": lambda tmp: lists(pa.large_list(pa.float32())),
+    "list views": lambda tmp: views(pa.list_view(pa.float32())),
+    "large list views": lambda tmp: views(pa.large_list_view(pa.float32())),
     "doubles": lambda tmp: lists(pa.list_(pa.float64())),
+    "column": lambda tmp: TABLE["emb"].combine_chunks(),
+    "chunked column": lambda tmp: TABLE["emb"],
     "record batch": lambda tmp: TABLE.to_batches()[0],
     "reader": lambda tmp: TABLE.to_reader(max_chunksize=33),
     "dataset": lambda tmp: ds.dataset(TABLE),
@@ -75,13 +95,19 @@ SOURCES: dict[str, Callable[[Path], Any]] = {
     "relation of doubles": lambda tmp: loaded("DOUBLE[]").table("docs"),
     "Polars frame": lambda tmp: pl.from_arrow(TABLE),
     "Polars lazy frame": lambda tmp: pl.from_arrow(TABLE).lazy(),
+    "Polars series": lambda tmp: pl.from_arrow(TABLE)["emb"],
     "Polars list column": lambda tmp: pl.from_arrow(lists(pa.list_(pa.float32()))),
     "Parquet": lambda tmp: parquet(tmp),
     "Parquet as text": lambda tmp: str(parquet(tmp)),
     "Parquet of lists in row groups": lambda tmp: parquet(tmp, lists(pa.list_(pa.float32())), row_group_size=70),
     "Parquet folder": folder,
     "Parquet pattern": lambda tmp: folder(tmp) / "part*.parquet",
+    "Parquet pattern of folders": lambda tmp: folders(tmp) / "year=*" / "*.parquet",
+    "Parquet pattern for folders": lambda tmp: folders(tmp) / "year=*",
+    "Parquet pattern at any depth": lambda tmp: folders(tmp) / "**" / "part*.parquet",
+    "dataset in folders": lambda tmp: ds.dataset(folders(tmp), partitioning="hive"),
     "Arrow file": arrow_file,
+    "Arrow file in capitals": lambda tmp: arrow_file(tmp, "ARROW"),
     "Arrow file, compressed": lambda tmp: arrow_file(tmp, options=pa.ipc.IpcWriteOptions(compression="zstd")),
     "Feather file": lambda tmp: arrow_file(tmp, "feather"),
     "Arrow stream in a file": stream_file,
@@ -288,6 +314,15 @@ def test_the_column_is_found_or_must_be_named():
         vecpipe.fit(TABLE, SPEC, column="id")
 
 
+@pytest.mark.parametrize("name", ["emb", "w"])
+def test_a_name_that_two_columns_have_says_nothing(tmp_path, name):
+    columns = {"emb": TABLE["emb"], "w": TABLE["id"]}
+    twice = pa.table([*columns.values(), columns[name]], names=[*columns, name])
+    for source in (twice, parquet(tmp_path, twice), ds.dataset(twice)):
+        with pytest.raises(InputError, match=f"2 columns are named '{name}'"):
+            vecpipe.fit(source, SPEC, column="emb", weight="w")
+
+
 @pytest.mark.parametrize("thing", [None, 3, [1, 2], object(), {"a": 1}])
 def test_what_is_no_source_is_an_input_error(thing):
     with pytest.raises(InputError, match="cannot read rows"):
@@ -307,6 +342,66 @@ def test_files_that_are_missing_or_something_else_are_input_errors(tmp_path):
     cut.write_bytes(cut.read_bytes()[:-50])
     with pytest.raises(InputError, match="cannot be read"):
         vecpipe.fit(cut, SPEC)
+
+
+def test_a_file_without_the_vectors_is_named_and_its_rows_are_not_null_rows(tmp_path):
+    for source in (folder(tmp_path), tmp_path / "part*.parquet", ds.dataset(tmp_path)):
+        pq.write_table(TABLE.rename_columns({"emb": "vec"}), tmp_path / "part1.parquet")
+        with pytest.raises(InputError, match=r"part1.parquet: no column 'emb', which other files of .* have; .* vec"):
+            vecpipe.fit(source, SPEC)
+
+
+def test_folders_without_files_and_places_elsewhere_are_told_apart_from_missing_files(tmp_path):
+    with pytest.raises(InputError, match="there are no Parquet files in it"):
+        vecpipe.fit(tmp_path, SPEC)
+    with pytest.raises(InputError, match="paths are local"):
+        vecpipe.fit("s3://bucket/docs.parquet", SPEC)
+    odd = tmp_path / os.fsdecode(b"d\xff.parquet")
+    parquet(tmp_path).rename(odd)
+    with pytest.raises(InputError, match=r"d.*udcff.parquet: the name is not UTF-8"):
+        vecpipe.fit(odd, SPEC)
+
+
+def breaking_off(error: Exception) -> pa.RecordBatchReader:
+    def batches():
+        yield TABLE.to_batches()[0]
+        raise error
+
+    return pa.RecordBatchReader.from_batches(TABLE.schema, batches())
+
+
+def damaged(tmp: Path) -> Path:
+    (folder(tmp) / "part1.parquet").write_bytes(b"these are no columns")
+    return tmp
+
+
+BROKEN: dict[str, Callable[[Path], Any]] = {
+    "reader": lambda tmp: breaking_off(RuntimeError("the network went away")),
+    "reader of a file": lambda tmp: breaking_off(OSError("the network went away")),
+    "dataset": lambda tmp: ds.dataset(damaged(tmp)),
+    "lazy frame of nothing": lambda tmp: pl.scan_parquet(tmp / "none.parquet"),
+    "lazy frame, late": lambda tmp: (
+        pl.from_arrow(TABLE)
+        .lazy()
+        .with_columns(x=pl.col("id").cast(pl.String).cast(pl.Date))
+        .filter(pl.col("x").is_not_null())
+    ),
+}
+
+
+@pytest.mark.parametrize("source", BROKEN)
+def test_a_source_that_breaks_off_is_an_input_error(source, tmp_path):
+    with pytest.raises(InputError, match=r"cannot be read"):
+        vecpipe.fit(BROKEN[source](tmp_path), SPEC, column="emb")
+
+
+@pytest.mark.parametrize("open_", [str, ds.dataset, pl.scan_parquet])
+def test_columns_that_are_not_needed_are_not_read(open_, tmp_path, expected):
+    rows = TABLE.append_column("body", pa.array(["x" * 1_000] * len(TABLE)))
+    path = parquet(tmp_path, rows, use_dictionary=False, compression="none")
+    source = open_source(open_(path), columns=("emb", None))
+    assert {tuple(batch.schema.names) for batch in source.batches} == {("emb",)}
+    assert vecpipe.fit(open_(path), SPEC, column="emb").hash == expected
 
 
 @pytest.mark.parametrize("name", ["docs", "main.docs", "memory.main.docs", '"my ""docs"', "seen"])

@@ -89,7 +89,7 @@ def advise(
     metric = metric_named(metric)
     if query is not None and isinstance(source, duckdb.DuckDBPyConnection):
         query = table_query(source, query, (column,))
-    collection, unit = _collection(sketch_source(open_source(source, query), column=column), metric)
+    collection, unit = _collection(sketch_source(open_source(source, query, columns=(column,)), column=column), metric)
     _check_truth(collection)
     # Distances stay as they are when all vectors are moved, and off the origin codes of moved ones keep far more.
     before = "center | " if metric == "l2" else "normalize | " if metric == "cosine" and not unit else ""

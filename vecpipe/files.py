@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,8 @@ def replacing(path: Path, beside: Path | None = None) -> Iterator[Path]:
     beside
         Folder of the temporary file, on the same file system; the folder of ``path`` by default.
     """
-    draft = (path.parent if beside is None else beside) / f"{path.name}.draft"
+    # A name of its own: others may be at work on the same file, and the last of them to finish has its way.
+    draft = (path.parent if beside is None else beside) / f"{path.name}.{secrets.token_hex(4)}.draft"
     try:
         yield draft
         with draft.open("rb+") as file:

@@ -1,12 +1,13 @@
 """vecpipe for LanceDB: ``import vecpipe.lancedb as vl``.
 
 Everything lives in ``vecpipe.engines.lancedb``; this is the short name of it. LanceDB itself is imported when a
-function that needs it is called.
+function that needs it is called. Where it has been imported already, its registry gets our embedding function at once.
 """
 
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from vecpipe.engines.lancedb.backfill import Backfilled
@@ -67,5 +68,16 @@ _LATE = {
 
 def __getattr__(name: str) -> Any:
     if name in _LATE:
-        return getattr(importlib.import_module(f"vecpipe.engines.lancedb.{_LATE[name]}"), name)
+        try:
+            return getattr(importlib.import_module(f"vecpipe.engines.lancedb.{_LATE[name]}"), name)
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "lancedb":
+                raise
+            raise ModuleNotFoundError(
+                f"vecpipe.lancedb.{name} needs LanceDB: pip install 'vecpipe[lancedb]'", name="lancedb"
+            ) from error
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+if sys.modules.get("lancedb") is not None:
+    __getattr__("TransformedEmbeddings")  # tables made with it can be opened and added to from here on

@@ -17,7 +17,7 @@ from vecpipe import container
 from vecpipe.arrays import Bytes, Float32, Mask
 from vecpipe.chain import Chain, as_matrix, without_lost
 from vecpipe.columns.codes import from_codes
-from vecpipe.errors import CapabilityError, InputError
+from vecpipe.errors import CapabilityError, InputError, ModelFormatError
 from vecpipe.files import write_whole
 from vecpipe.moments import Affine
 from vecpipe.operators import Codec, Operator
@@ -323,7 +323,10 @@ class Model:
             data = Path(path).read_bytes()
         except OSError as error:
             raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-        return Model.from_bytes(data)
+        try:
+            return Model.from_bytes(data)
+        except ModelFormatError as error:
+            raise ModelFormatError(f"{path}: {error}") from error
 
     def describe(self) -> dict[str, Any]:
         """Return what the model is, as plain values: spec, shapes, bytes, what the fit saw, variance kept."""

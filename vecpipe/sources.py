@@ -18,14 +18,15 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
-from vecpipe.columns.arrow import is_list
+from vecpipe.columns.arrow import is_list, is_list_view
 from vecpipe.errors import EngineError, InputError, VecpipeError
+from vecpipe.paths import ARROW_SUFFIXES, check_name, holds_duckdb, parquet_files
 from vecpipe.sql_names import quoted
 
 BATCH_ROWS = 8_192
 _PART = r'(?:[^\W\d]\w*|"(?:[^"]|"")+")'
 _TABLE = re.compile(rf"{_PART}(?:\.{_PART}){{0,2}}")
-ARROW_SUFFIXES = (".arrow", ".ipc", ".feather")
+_URI = re.compile(r"[a-z][a-z0-9+]+:/", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -44,17 +45,26 @@ class Source:
     rows: int | None = None
 
 
-def open_source(source: Any, query: str | None = None, *, batch_rows: int = BATCH_ROWS) -> Source:
+def open_source(
+    source: Any,
+    query: str | None = None,
+    *,
+    columns: Sequence[str | None] | None = None,
+    batch_rows: int = BATCH_ROWS,
+) -> Source:
     """Open anything that holds rows.
 
     Parameters
     ----------
     source
-        A DuckDB connection (with ``query``) or relation; an Arrow table, batch, reader or dataset; a NumPy array
-        ``(n, d)`` of numbers; a path of a Parquet or Arrow IPC file, or of a folder or pattern of Parquet files; a
-        Polars frame; anything with ``__arrow_c_stream__``.
+        A DuckDB connection (with ``query``) or relation; an Arrow table, batch, reader, dataset or column of vectors;
+        a NumPy array ``(n, d)`` of numbers; a path of a Parquet or Arrow IPC file, or of a folder or pattern of
+        Parquet files; a Polars frame; anything with ``__arrow_c_stream__``.
     query
         SQL, for a connection.
+    columns
+        The column of the vectors, None for the only one of a list type, and others, None for no other: where the
+        source can leave columns unread, the rest of them are. Left out, all columns come.
     batch_rows
         Rows in a batch, where the source lets us choose.
 
@@ -75,20 +85,21 @@ def open_source(source: Any, query: str | None = None, *, batch_rows: int = BATC
     if isinstance(source, duckdb.DuckDBPyRelation):
         return _streamed(source.to_arrow_reader(batch_rows), "the relation")
     if isinstance(source, str | Path):
-        return _file(Path(source), batch_rows)
+        return _file(Path(source), columns, batch_rows)
     if isinstance(source, np.ndarray):
         return open_source(_matrix(source), batch_rows=batch_rows)
+    if isinstance(source, pa.Array | pa.ChunkedArray):
+        return open_source(pa.table({"vector": source}), batch_rows=batch_rows)
     if isinstance(source, pa.Table):
         return Source(source.schema, iter(source.to_batches(max_chunksize=batch_rows)), source.num_rows)
     if isinstance(source, pa.RecordBatch):
         return open_source(pa.Table.from_batches([source]), batch_rows=batch_rows)
     if isinstance(source, ds.Dataset):
-        batches = source.to_batches(batch_size=batch_rows)
-        return Source(source.schema, iter(batches), source.count_rows())
+        return _dataset(source, "the dataset", columns, batch_rows)
     if hasattr(source, "collect_batches"):
-        return _lazy_frame(source, batch_rows)
+        return _lazy_frame(source, columns, batch_rows)
     if hasattr(source, "__arrow_c_stream__"):
-        return _reader(pa.RecordBatchReader.from_stream(source))
+        return _stream(source, batch_rows)
     raise InputError(
         f"cannot read rows from {type(source).__name__}; give a DuckDB connection and a query, a relation, "
         "an Arrow table, reader or dataset, a 2-D NumPy array, a Parquet or Arrow file, or a Polars frame"
@@ -120,8 +131,52 @@ def table_query(con: duckdb.DuckDBPyConnection, query: str, columns: Sequence[st
     return f"SELECT {', '.join(quoted(name) for name in needed)} FROM {query}"
 
 
-def _reader(reader: Any) -> Source:
-    return Source(reader.schema, iter(reader))
+def _needed(schema: Any, columns: Sequence[str | None] | None) -> list[str] | None:
+    """Return the columns to read, that of the vectors first; None for all, where one is missing or all are wanted."""
+    if columns is None:
+        return None
+    vectors, *others = columns
+    found = vector_column(schema, vectors)
+    wanted = [name for name in others if name is not None]
+    if not set(wanted) <= set(schema.names):
+        return None
+    return list(dict.fromkeys([found, *(vector_column(schema, name) for name in wanted)]))
+
+
+def _broken(what: object) -> Callable[[Exception], InputError]:
+    return lambda error: InputError(f"{what}: cannot be read to its end ({error})")
+
+
+def _stream(source: Any, batch_rows: int) -> Source:
+    """Read a stream of rows, or of the values of one column of vectors."""
+    try:
+        reader = pa.RecordBatchReader.from_stream(source)
+    except pa.ArrowInvalid:
+        try:
+            column = pa.chunked_array(source)
+        except (pa.ArrowException, TypeError) as error:
+            raise InputError(f"cannot read rows from {type(source).__name__} ({error})") from error
+        return open_source(column, batch_rows=batch_rows)
+    return Source(reader.schema, _guarded(iter(reader), _broken(f"the {type(source).__name__}")))
+
+
+def _dataset(found: Any, what: object, columns: Sequence[str | None] | None, batch_rows: int) -> Source:
+    """Stream a dataset. Its schema is that of its first file, and a file without the vectors would count as NULL rows.
+
+    Raises
+    ------
+    InputError
+        A file cannot be read, or has no column of the vectors.
+    """
+    needed = _needed(found.schema, columns)
+    try:
+        if needed is not None:
+            _check_files(found, needed[0], what)
+        terms = None if needed is None else {name: ds.field(name) for name in needed}
+        batches = found.to_batches(columns=terms, batch_size=batch_rows)
+        return Source(found.schema, _guarded(iter(batches), _broken(what)), found.count_rows())
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{what}: cannot be read ({error})") from error
 
 
 def _streamed(reader: Any, query: str) -> Source:
@@ -129,11 +184,15 @@ def _streamed(reader: Any, query: str) -> Source:
     return Source(reader.schema, _guarded(iter(reader), lambda error: EngineError(f"{error}\nin: {query}")))
 
 
-def _guarded(batches: Iterator[Any], refusal: Callable[[Exception], VecpipeError]) -> Iterator[Any]:
+def _guarded(
+    batches: Iterator[Any],
+    refusal: Callable[[Exception], VecpipeError],
+    kinds: tuple[type[Exception], ...] = (pa.ArrowException, OSError, duckdb.Error),
+) -> Iterator[Any]:
     """Yield batches; what fails between them is raised as an error of ours."""
     try:
         yield from batches
-    except (pa.ArrowException, OSError, duckdb.Error) as error:
+    except kinds as error:
         raise refusal(error) from error
 
 
@@ -145,40 +204,51 @@ def _matrix(X: npt.NDArray[Any]) -> Any:
     return pa.table({"vector": pa.FixedSizeListArray.from_arrays(flat, X.shape[1])})
 
 
-def _lazy_frame(frame: Any, batch_rows: int) -> Source:
+def _check_files(found: Any, column: str, what: object) -> None:
+    for fragment in found.get_fragments():
+        names = fragment.physical_schema.names
+        if column not in names:
+            raise InputError(
+                f"{getattr(fragment, 'path', what)}: no column {column!r}, which other files of {what} have; "
+                f"there are {', '.join(names)}"
+            )
+
+
+def _lazy_frame(frame: Any, columns: Sequence[str | None] | None, batch_rows: int) -> Source:
     """Stream a Polars lazy frame: its rows are never in memory together."""
-    parts = frame.collect_batches(chunk_size=batch_rows, engine="streaming")
-    batches = (batch for part in parts for batch in part.to_arrow().to_batches(max_chunksize=batch_rows))
-    return Source(frame.collect_schema().to_frame().to_arrow().schema, batches)
+
+    def stream() -> Iterator[Any]:
+        for part in frame.collect_batches(chunk_size=batch_rows, engine="streaming"):
+            yield from part.to_arrow().to_batches(max_chunksize=batch_rows)
+
+    try:
+        schema = frame.collect_schema().to_frame().to_arrow().schema
+    except Exception as error:  # whatever the frame's own plan raises, and Polars is not imported here
+        raise InputError(f"the lazy frame cannot be read ({error})") from error
+    needed = _needed(schema, columns)
+    frame = frame if needed is None else frame.select(needed)
+    return Source(schema, _guarded(stream(), _broken("the lazy frame"), (Exception,)))
 
 
-def _file(path: Path, batch_rows: int) -> Source:
-    def unreadable(error: Exception) -> InputError:
-        return InputError(f"{path}: cannot be read to its end ({error})")
-
+def _file(path: Path, columns: Sequence[str | None] | None, batch_rows: int) -> Source:
+    check_name(path)
     if path.is_file() and holds_duckdb(path):
         raise InputError(f"{path} is a DuckDB database: connect to it and give a query (--query) for the vectors")
     try:
-        if path.suffix in ARROW_SUFFIXES:
+        if path.is_file() and path.suffix.lower() in ARROW_SUFFIXES:
             return _arrow_file(path, batch_rows)
         if path.is_file():
             parquet = pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
-            batches = _guarded(parquet.iter_batches(batch_rows), unreadable)
-            return Source(parquet.schema_arrow, batches, parquet.metadata.num_rows)
-        matches = sorted(path.parent.glob(path.name)) if any(c in path.name for c in "*?[") else []
-        if path.is_dir() or matches:
-            found = ds.dataset(path if path.is_dir() else matches, format="parquet")
-            batches = _guarded(found.to_batches(batch_size=batch_rows), unreadable)
-            return Source(found.schema, batches, found.count_rows())
+            batches = parquet.iter_batches(batch_rows, columns=_needed(parquet.schema_arrow, columns))
+            return Source(parquet.schema_arrow, _guarded(batches, _broken(path)), parquet.metadata.num_rows)
+        files = parquet_files(path)
+        if files is not None:
+            return _dataset(ds.dataset(files, format="parquet"), path, columns, batch_rows)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path}: cannot be read as Parquet or Arrow IPC ({error})") from error
+    if _URI.match(str(path)):
+        raise InputError(f"{path}: paths are local; for other places give a pyarrow dataset, or a DuckDB query")
     raise InputError(f"{path}: no such file")
-
-
-def holds_duckdb(path: Path) -> bool:
-    """Whether a file is a DuckDB database, by its first bytes."""
-    with path.open("rb") as file:
-        return file.read(12)[8:] == b"DUCK"
 
 
 def _arrow_file(path: Path, batch_rows: int) -> Source:
@@ -201,12 +271,14 @@ def vector_column(schema: Any, column: str | None) -> str:
     Raises
     ------
     InputError
-        There is no such column, or none, or several of them to choose from.
+        There is no such column, or several by that name, or none, or several of them to choose from.
     """
     names = list(schema.names)
     if column is not None:
         if column not in names:
             raise InputError(f"no column {column!r}; there are {', '.join(names)}")
+        if names.count(column) > 1:
+            raise InputError(f"{names.count(column)} columns are named {column!r}; give them names of their own")
         return column
     lists = [field.name for field in schema if _holds_lists(field.type)]
     if len(lists) != 1:
@@ -218,9 +290,9 @@ def vector_column(schema: Any, column: str | None) -> str:
 
 
 def _holds_lists(kind: Any) -> bool:
-    """Whether a type is a list, also as a tensor or behind a dictionary: what ``columns.vectors.to_rows`` reads."""
+    """Whether a type is a list or list view, also as a tensor or behind a dictionary: what ``to_rows`` reads."""
     if isinstance(kind, pa.BaseExtensionType):
         kind = kind.storage_type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    return is_list(kind)
+    return is_list(kind) or is_list_view(kind)

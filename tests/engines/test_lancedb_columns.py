@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import timedelta
 
 import lancedb
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from conftest import fixed
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lancedb.index import BTree
 from lancedb_data import DATA, DIM, check, fitted, make_table, rows
 
 import vecpipe.lancedb as vl
@@ -73,6 +75,8 @@ def test_metadata_names_model_version_and_hash_and_the_catalog_holds_the_bytes(d
     vl.add_column(table, "code", model, name="docs")
     about = table.schema.field("code").metadata
     named = {key.decode(): value.decode() for key, value in about.items() if b":source" not in key}
+    assert int(named.pop("vecpipe:before")) < table.version
+    assert named.pop("vecpipe:run")
     assert named == {
         "vecpipe:model": "docs",
         "vecpipe:version": "2",
@@ -284,11 +288,49 @@ def test_unfinished_work_on_an_object_store_needs_a_place():
 def test_a_rollback_is_one_call(table):
     before = table.to_arrow()
     vl.add_column(table, "code", fitted("int8"))
-    assert set(table.tags.list()) == {"vecpipe.code.before", "vecpipe.code.after"}
-    assert table.tags.get_version("vecpipe.code.after") == table.version
     vl.rollback(table, "code")
     assert table.to_arrow() == before
-    assert table.tags.list() == {}
+    with pytest.raises(InputError, match="has no version to go back to"):
+        vl.rollback(table, "code")
+
+
+def test_a_refresh_is_rolled_back_to_what_was_there_before_it(table):
+    vl.add_column(table, "code", fitted("int8"))
+    table.add(rows(2_000, 2_100))
+    before = table.to_arrow()
+    vl.refresh(table, "code", part_rows=10)
+    vl.rollback(table, "code")
+    assert table.to_arrow() == before
+    with pytest.raises(InputError, match=r"would lose what others have written since: .*Append"):
+        vl.rollback(table, "code")
+
+
+def test_lancedb_optimizes_and_cleans_up_whatever_was_written(table):
+    vl.add_column(table, "code", fitted("int8"))
+    table.add(rows(2_000, 2_100))
+    vl.refresh(table, "code")
+    table.optimize(cleanup_older_than=timedelta(0))
+    assert len(table.list_versions()) == 1
+    with pytest.raises(InputError, match=r"version \d+ of 'docs', before the last run .*, has been cleaned up"):
+        vl.rollback(table, "code")
+
+
+def test_a_compaction_is_no_reason_to_refuse_a_rollback(table):
+    table.add(rows(2_000, 2_100))
+    vl.add_column(table, "code", fitted("int8"))
+    table.optimize()
+    vl.rollback(table, "code")
+    assert table.schema.names == ["id", "vector", "note"]
+    assert table.count_rows() == 2_080
+
+
+def test_a_rollback_that_would_lose_an_index_is_refused(table):
+    table.create_index("id", config=BTree())
+    table.add(rows(2_000, 2_100))
+    vl.add_column(table, "code", fitted("int8"))
+    table.optimize()
+    with pytest.raises(InputError, match=r"would lose what others have written since: CreateIndex \(version"):
+        vl.rollback(table, "code")
 
 
 def test_a_rollback_that_would_lose_rows_is_refused(table):
@@ -303,7 +345,6 @@ def test_a_dropped_column_leaves_nothing_but_its_model(db, table, tmp_path):
     vl.add_column(table, "code", fitted("int8"))
     vl.drop(table, "code")
     assert table.schema.names == ["id", "vector", "note"]
-    assert table.tags.list() == {}
     assert vl.load_model(db, "docs.code").hash == fitted("int8").hash
     vl.add_column(table, "code", fitted("int4"))
     check(table, "code", fitted("int4"))
@@ -374,3 +415,27 @@ def test_what_lancedb_refuses_says_what_was_being_done(table, monkeypatch):
     with pytest.raises(EngineError, match="LanceDB refused to fill the column 'code' of 'docs'") as caught:
         vl.add_column(table, "code", fitted("int8"))
     assert len(str(caught.value)) < 1_200
+
+
+@pytest.mark.parametrize("name", ["", "a.b", "a`b", "_rowid", "_rowaddr", "_rowoffset", "_distance"])
+def test_a_name_that_lancedb_cannot_have_is_refused_before_anything_is_computed(table, tmp_path, name):
+    def progress(done: int, total: int) -> None:
+        raise AssertionError("computed")
+
+    for options in ({"progress": progress}, {"compiled": True}):
+        with pytest.raises(InputError, match=r"cannot be the name of a column"):
+            vl.add_column(table, name, fitted("truncate(4)"), **options)
+    assert table.schema.names == ["id", "vector", "note"]
+
+
+def test_what_only_reads_leaves_a_table_at_the_version_it_stands_at(table):
+    vl.add_column(table, "code", fitted("normalize | int8"))
+    filled = table.version
+    table.add(rows(2_000, 2_100))
+    table.tags.create("before", filled)
+    table.checkout("before")
+    assert vl.list_columns(table)["behind"].to_pylist() == [0]
+    vl.train_index(table, partitions=2)
+    assert table.version == filled
+    table.checkout_latest()
+    assert vl.list_columns(table)["behind"].to_pylist() == [100]

@@ -154,6 +154,32 @@ def test_importing_vecpipe_lancedb_does_not_import_lancedb():
         vl.nothing  # noqa: B018
 
 
+def test_importing_it_after_lancedb_is_enough_to_add_to_a_table_made_with_it(db, model):
+    function = vl.transformed(db, model)
+    config = EmbeddingFunctionConfig(source_column="raw", vector_column="vector", function=function)
+    schema = pa.schema(
+        [("raw", pa.list_(pa.float32(), model.dim)), ("vector", pa.list_(pa.float32(), model.output_dim))]
+    )
+    db.create_table("raw", schema=schema, embedding_functions=[config])
+    code = (
+        "import sys, lancedb, vecpipe.lancedb\n"
+        f"table = lancedb.connect(sys.argv[1]).open_table('raw'); table.add([{{'raw': [1.0] * {model.dim}}}])\n"
+        "print(len(table.to_arrow()['vector'][0]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(db.uri)], capture_output=True, text=True)
+    assert done.stdout.strip() == str(model.output_dim), done.stderr
+
+
+def test_without_lancedb_the_message_says_what_to_install():
+    code = (
+        "import sys; sys.modules['lancedb'] = None; import vecpipe.lancedb as vl\n"
+        "try: vl.ExactRerank\n"
+        "except ModuleNotFoundError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "vecpipe.lancedb.ExactRerank needs LanceDB: pip install 'vecpipe[lancedb]'"
+
+
 @pytest.mark.parametrize("name", vl.__all__)
 def test_every_public_name_is_there_and_explained(name):
     assert getattr(vl, name).__doc__

@@ -172,3 +172,9 @@ def test_what_cannot_be_built_says_why(db, X):
         vl.create_index(table, "vector", train(X[:, :4].copy(), partitions=2))
     with pytest.raises(ModelFormatError):
         Ivf.from_bytes(vecpipe.fit(pa.table({"v": fixed(X)}), "center").to_bytes())
+
+
+@pytest.mark.parametrize("options", [{"partitions": 0}, {"partitions": 2.5}, {"sample_rows": 0}, {"subvectors": 0}])
+def test_numbers_of_an_index_are_whole_and_above_0(db, X, options):
+    with pytest.raises(InputError, match=f"{next(iter(options))} is .*; expected a whole number of at least 1"):
+        vl.train_index(made(db, X), "vector", **options)

@@ -46,7 +46,6 @@ def test_a_migration_fills_audits_and_swaps(db, table):
     vl.finish_migration(table, "code")
     assert table.schema.names == ["id", "vector", "note", "code"]
     check(table, "code", NEW)
-    assert table.tags.list() == {}
 
 
 def test_the_names_are_swapped_in_one_version(table):

@@ -86,16 +86,16 @@ def test_a_backfill_killed_twice_ends_as_a_clean_run(folder, table, tmp_path):
     assert vl.refresh(table, "code").rows == 0
 
 
-@pytest.mark.parametrize("call", ["add_columns", "commit", "end"])
+@pytest.mark.parametrize("call", ["add_columns", "commit", "remove"])
 def test_a_crash_between_any_two_commits_is_finished_by_the_next_run(folder, table, monkeypatch, call):
     from vecpipe.engines.lancedb import backfill
 
     model = fitted(SPEC)
-    place = {"add_columns": type(table), "commit": backfill, "end": backfill.tags}[call]
+    place = {"add_columns": type(table), "commit": backfill, "remove": backfill.Checkpoint}[call]
     real = getattr(place, call)
 
     def crash(*arguments, **named):
-        if call != "commit":
+        if call == "add_columns":
             real(*arguments, **named)
         raise KeyboardInterrupt
 
@@ -335,3 +335,34 @@ def test_a_row_that_breaks_a_rule_keeps_the_parts_before_it(folder):
     done = vl.add_column(table, "code", fitted("int8"), source="v", on_invalid="null")
     assert (done.rows, done.invalid) == (901, 1)
     assert done.resumed >= 500
+
+
+# Folders -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"restart": True}])
+def test_a_folder_that_holds_anything_else_is_refused_and_left_alone(table, tmp_path, options):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "notes.txt").write_text("mine")
+    (mine / "manifest.json").write_text('{"nodes": {}}')
+    with pytest.raises(InputError, match=r"mine holds 'notes.txt', which is no unfinished work"):
+        vl.add_column(table, "code", fitted(SPEC), checkpoint=mine, **options)
+    assert sorted(path.name for path in mine.iterdir()) == ["manifest.json", "notes.txt"]
+
+
+def test_dropping_a_column_removes_unfinished_work_of_that_column_alone(folder, table, tmp_path):
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "notes.txt").write_text("mine")
+    for column in ("a code", "a_code"):
+        vl.add_column(table, column, fitted(SPEC))
+    table.add(rows(2_000, 2_500))
+    with pytest.raises(StopError):
+        vl.refresh(table, "a code", part_rows=100, threads=1, progress=stopping_at(200))
+    vl.drop(table, "a_code", checkpoint=mine)
+    vl.add_column(table, "a_code", fitted(SPEC), checkpoint=tmp_path / "other")
+    vl.drop(table, "a_code")
+    assert [path.name for path in mine.iterdir()] == ["notes.txt"]
+    assert (folder / "docs.a_code.partial" / "manifest.json").exists()
+    assert vl.refresh(table, "a code").resumed > 0

@@ -349,3 +349,36 @@ def test_a_column_that_vecpipe_added_and_refreshed_is_searched(db, X, spec):
     assert 1000 not in ids(search(table, X[3], k=5_000, metric="l2"))
     vl.refresh(table, "code")
     assert set(ids(search(table, X[3], rerank="vector", k=2))) == {3, 1000}
+
+
+def test_no_queries_give_no_rows_of_the_same_columns(docs, X):
+    for column in ("code", "small"):
+        none, one = (vl.search(docs, X[:m], column=column, k=3) for m in (0, 1))
+        assert (none.num_rows, none.schema.names) == (0, one.schema.names)
+
+
+def test_a_column_named_as_a_result_is_gives_way(db, X):
+    table = db.create_table("named", pa.table({"id": range(500), "query_index": range(500), "vector": fixed(X)}))
+    vl.add_column(table, "code", vecpipe.fit(X, "normalize | int8"))
+    assert vl.search(table, X[:2], k=3).column_names == ["id", "score", "query_index"]
+    assert vl.search(table, X[0], k=3).column_names == ["id", "query_index", "score"]
+
+
+@pytest.mark.parametrize("options", [{"k": 2.5}, {"k": "3"}, {"k": True}, {"oversample": 1.5}, {"shortlist": None}])
+def test_numbers_of_rows_are_whole_numbers(docs, X, options):
+    with pytest.raises(InputError, match=f"{next(iter(options))} is .*; expected a whole number"):
+        vl.search(docs, X[0], column="code", **options)
+    assert vl.search(docs, X[0], column="code", k=np.int64(3)).num_rows == 3
+
+
+def test_columns_are_a_list_of_names(docs, X):
+    with pytest.raises(InputError, match=r"columns is 'id'; expected a list of names"):
+        vl.search(docs, X[0], column="code", columns="id")
+
+
+def test_a_handle_of_a_table_that_was_made_anew_is_an_engine_error(db, docs, X):
+    vl.search(docs, X[0], column="code")
+    db.drop_table("docs")
+    db.create_table("docs", columns_of(db, X[:100], SPECS))
+    with pytest.raises(EngineError, match=r"was the table made anew\?"):
+        vl.search(docs, X[0], column="code")

@@ -319,6 +319,10 @@ def test_a_join_with_nothing_finds_nothing():
         assert len(found) == 0
 
 
+def test_k_may_be_a_number_of_numpy():
+    assert FRAME.head(2).vec.knn_join(FRAME, k=np.int64(3)).equals(FRAME.head(2).vec.knn_join(FRAME, k=3))
+
+
 def test_a_join_says_what_is_wrong():
     with pytest.raises(SpecError, match="k is 0"):
         FRAME.vec.knn_join(FRAME, k=0)

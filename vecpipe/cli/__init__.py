@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -29,6 +30,9 @@ _COMMANDS = {
 }
 
 
+_NOT_UTF8 = "an argument, or what was read, is not UTF-8"
+
+
 class Commands(click.Group):
     """Finds commands by name, and turns every error on purpose into one paragraph and exit code 1."""
 
@@ -54,7 +58,15 @@ class Commands(click.Group):
             from vecpipe.cli.output import message
 
             raise click.ClickException(message(error)) from error
+        except UnicodeError as error:
+            raise click.ClickException(f"{_NOT_UTF8} ({error})") from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # nobody reads any more: click leaves without a word
+            raise click.ClickException(str(error)) from error
         except RuntimeError as error:
+            if str(error) == "std::bad_cast":  # what DuckDB makes of text that is not UTF-8
+                raise click.ClickException(_NOT_UTF8) from error
             if str(error) != "Query interrupted":  # what DuckDB makes of Ctrl-C
                 raise
             raise click.Abort from error

@@ -59,6 +59,7 @@ def fit(
     """
     from vecpipe.cli.common import inside_database
     from vecpipe.engines.duckdb import save_model
+    from vecpipe.engines.duckdb.catalog import check_name
     from vecpipe.fitting.stream import fit as fit_rows
     from vecpipe.spec import parse
 
@@ -72,6 +73,8 @@ def fit(
     if name is not None and not name.strip():
         raise click.UsageError("--name is empty.")
     parse(spec)
+    if name is not None:
+        check_name(name)
     _check_places(out, None if name is None else db or source)
     with progress("fit", progress_mode) as report:
         if inside:

@@ -77,6 +77,7 @@ def sql(file: str | None, command: str | None, db: Path | None, read_only: bool,
 def _script(con: duckdb.DuckDBPyConnection, text: str, rows: int, style: str) -> None:
     from vecpipe.errors import EngineError
 
+    text.encode()  # DuckDB's own words for text that is not UTF-8 say nothing of that
     try:
         statements = con.extract_statements(text)
     except duckdb.Error as error:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from vecpipe.errors import InputError
 
@@ -41,6 +43,8 @@ def list_array(data: Any, column: str) -> Any:
         data = data.dictionary_decode()
     if pa.types.is_null(data.type):
         return data.cast(pa.list_(pa.float32()))
+    if is_list_view(data.type):
+        data = _in_line(data)
     if not is_list(data.type):
         raise InputError(
             f"{column}: expected a list or array of numbers, got {data.type}; "
@@ -64,5 +68,17 @@ def read_sequence(data: Any, column: str) -> Any:
 
 
 def is_list(kind: Any) -> bool:
-    """Whether an Arrow type is a list of any kind."""
+    """Whether an Arrow type is a list whose values lie in the order of its rows."""
     return bool(pa.types.is_fixed_size_list(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind))
+
+
+def is_list_view(kind: Any) -> bool:
+    """Whether an Arrow type is a list whose values lie in any order."""
+    return bool(pa.types.is_list_view(kind) or pa.types.is_large_list_view(kind))
+
+
+def _in_line(views: Any) -> Any:
+    """Return list views as lists. Arrow's own cast leaves the last offset unset (seen in 26.0)."""
+    lengths = pc.fill_null(pc.list_value_length(views), 0).to_numpy(zero_copy_only=False)
+    offsets = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    return pa.LargeListArray.from_arrays(pa.array(offsets), views.flatten(), mask=views.is_null())

@@ -29,8 +29,8 @@ def to_rows(
     Parameters
     ----------
     data
-        Arrow array or chunked array of fixed-size list, list or large list over float16/32/64, integers or
-        decimals (dictionary-encoded too); anything with ``__arrow_c_array__`` / ``__arrow_c_stream__``; a
+        Arrow array or chunked array of fixed-size list, list, large list or list view over float16/32/64, integers
+        or decimals (dictionary-encoded too); anything with ``__arrow_c_array__`` / ``__arrow_c_stream__``; a
         2-D NumPy array; or a list of lists.
     column
         Name used in errors.

@@ -27,6 +27,7 @@ except ImportError:  # Windows has no flock; two runs of the same target are the
 
 _PART = re.compile(r"part-(\d{6,})-(\d+)-(\d+)\.arrow\Z")
 _MANIFEST = "manifest.json"
+_OWN = re.compile(r"lock|manifest\.json|(?:part|rows)-[-0-9a-f]+\.arrow|draft\.arrow|.+\.draft")
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,8 @@ class RunFolder:
 
     Raises
     ------
+    InputError
+        It cannot be written, or holds files that no run has left: a run clears its folder and removes it in the end.
     ResumeError
         The folder holds an unfinished run of something else, or another process is at work in it.
     """
@@ -71,6 +74,7 @@ class RunFolder:
         self.folder = folder
         try:
             folder.mkdir(exist_ok=True)
+            _refuse_strangers(folder)
             self._lock = (folder / "lock").open("a")
         except OSError as error:
             raise InputError(f"{folder}: cannot be made or written ({error})") from error
@@ -210,6 +214,32 @@ def mapped(path: Path) -> Iterator[Any]:
         reader = pa.ipc.open_file(file)
         for position in range(reader.num_record_batches):
             yield reader.get_batch(position)
+
+
+def _refuse_strangers(folder: Path) -> None:
+    """Raise where a folder holds files that no run has left, and no manifest that says whose it is."""
+    strangers = sorted(path.name for path in folder.iterdir() if not _OWN.fullmatch(path.name))
+    if strangers and unfinished(folder) is None:
+        raise InputError(
+            f"{folder} holds {strangers[0]!r}, which is no unfinished work: a run clears its folder; "
+            "give it one of its own, or move what is there"
+        )
+
+
+def unfinished(folder: Path) -> dict[str, Any] | None:
+    """Return what a folder holds an unfinished run of; None where it is no folder of a run."""
+    try:
+        found = json.loads((folder / _MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and {"model", "source", "options", "part_rows"} <= found.keys() else None
+
+
+def discard(folder: Path, output: str) -> None:
+    """Throw away the unfinished run that writes the column ``output``, if a folder holds one."""
+    found = unfinished(folder)
+    if found is not None and found["options"].get("output") == output:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def readable(path: Path, rows: int) -> bool:

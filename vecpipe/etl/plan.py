@@ -61,6 +61,8 @@ def plan_of(
     vector = _code_column(rows_in.schema, column) if codes else vector_column(rows_in.schema, column)
     name = output or ("decoded" if decode else "code" if model.codec else "vector")
     width = model.dim if decode else model.output_dim
+    if isinstance(keep, str):
+        raise InputError(f"keep is {keep!r}; expected a list of names")
     kept = [other for other in rows_in.schema.names if other != vector] if keep is None else list(keep)
     unknown = [other for other in kept if other not in rows_in.schema.names]
     if unknown:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,9 +17,9 @@ from typing import Any
 
 from vecpipe.errors import InputError, ResumeError, VecpipeError
 from vecpipe.etl.filling import fill_parts
-from vecpipe.etl.parts import Computed, Workspace
+from vecpipe.etl.parts import Computed, Workspace, discard
 from vecpipe.etl.plan import Plan, part_rows_of, plan_of
-from vecpipe.etl.tables import Table, is_duckdb, open_table
+from vecpipe.etl.tables import Table, is_duckdb, open_table, split_name
 from vecpipe.etl.targets import open_target
 from vecpipe.fitting.stream import Progress
 from vecpipe.model import Model
@@ -137,7 +136,7 @@ def apply_model(
         if there is not None and not overwrite:
             if there.get("run") != record["run"]:
                 raise InputError(f"{rows_out.name} exists already; choose another name, or overwrite it (--overwrite)")
-            _leftovers(rows_out.folder)
+            discard(rows_out.folder, plan.output)
             return Applied(rows_out.name, rows_in.rows, rows_in.rows, int(there.get("invalid", 0)), plan.output)
         size = part_rows_of(plan.schema) if part_rows is None else part_rows
         if size < 1:
@@ -200,11 +199,7 @@ def _digest(run: dict[str, Any]) -> str:
 
 
 def _refuse_itself(source: Path, table: str | None, target: Path, into: str | None) -> None:
-    if target.exists() and source.samefile(target) and (table or "").lower() == (into or "").lower():
+    if not (target.exists() and source.samefile(target)):
+        return
+    if table is None or into is None or split_name(table.lower()) == split_name(into.lower()):
         raise InputError("source and target are the same; write to another name")
-
-
-def _leftovers(folder: Path) -> None:
-    """Remove the parts of a run whose target is in place already."""
-    if folder.is_dir():
-        shutil.rmtree(folder, ignore_errors=True)

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from vecpipe.errors import EngineError, InputError
 from vecpipe.etl.types import file_type
-from vecpipe.sources import ARROW_SUFFIXES, holds_duckdb
+from vecpipe.paths import ARROW_SUFFIXES, check_name, holds_duckdb
 from vecpipe.sql_names import name_parts, quoted, quoted_table
 
 BLOCK_ROWS = 8_192
@@ -83,6 +83,7 @@ def open_table(path: str | Path, table: str | None = None, *, into_duckdb: bool 
         There is no such file or table, or it cannot be read.
     """
     path = Path(path)
+    check_name(path)
     if not path.is_file():
         what = "is a folder, and one file is needed" if path.is_dir() else "no such file"
         raise InputError(f"{path}: {what}")
@@ -242,6 +243,11 @@ class DuckDBTable:
             self._con.execute(f"SET memory_limit = '{DUCKDB_MEMORY}'")
             self._con.execute(f"SET arrow_lossless_conversion = {'true' if own_types else 'false'}")
             columns = self._con.sql(f"FROM {self._name} LIMIT 0")
+            if any(name.lower() == "rowid" for name in columns.columns):
+                raise InputError(
+                    f"{table} in {path} has a column 'rowid', which hides the row ids that its order is known by; "
+                    "rename the column, or COPY the table to Parquet"
+                )
             if not own_types:
                 kinds = zip(columns.columns, columns.types, strict=True)
                 self._casts = {name: text for name, kind in kinds if (text := file_type(kind))}
@@ -256,6 +262,9 @@ class DuckDBTable:
         except duckdb.Error as error:
             self._con.close()
             raise InputError(f"{path}: table {table!r} cannot be read ({error})") from error
+        except InputError:
+            self._con.close()
+            raise
         self.rows, self._positions = int(count), int(last) + 1
 
     @property

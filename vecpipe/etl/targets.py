@@ -19,7 +19,7 @@ from vecpipe.errors import EngineError, InputError
 from vecpipe.etl.tables import PARQUET_SUFFIXES, is_duckdb, split_name
 from vecpipe.etl.types import refuse_unfit, without_halves
 from vecpipe.files import replacing
-from vecpipe.sources import ARROW_SUFFIXES
+from vecpipe.paths import ARROW_SUFFIXES, check_name
 from vecpipe.sql_names import quoted_table
 
 _KEY = b"vecpipe"
@@ -70,6 +70,7 @@ def open_target(path: str | Path, table: str | None = None) -> Target:
         The suffix says nothing, the folder is missing, or a table is named where there can be none.
     """
     path = Path(path)
+    check_name(path)
     if not path.parent.is_dir():
         raise InputError(f"{path}: there is no folder {path.parent}")
     if is_duckdb(path):
@@ -103,6 +104,8 @@ class _FileTarget:
 
     def record(self) -> dict[str, Any] | None:
         """Return the record in the file's metadata."""
+        if self.path.is_dir():
+            raise InputError(f"{self.path} is a folder; give the name of a file")
         if not self.path.exists():
             return None
         try:
@@ -206,6 +209,11 @@ class DuckDBTarget:
 
     def prepared(self, schema: Any) -> Any:
         """Return the schema with half floats widened: DuckDB cannot scan them from Arrow."""
+        seen: dict[str, str] = {}
+        for name in schema.names:
+            other = seen.setdefault(name.lower(), name)
+            if other != name:
+                raise InputError(f"{other!r} and {name!r} are one name in DuckDB, which would change one of them")
         wide = pa.schema([field.with_type(without_halves(field.type)) for field in schema], schema.metadata)
         with duckdb.connect() as con:
             empty = pa.RecordBatchReader.from_batches

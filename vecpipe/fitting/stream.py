@@ -48,7 +48,8 @@ def fit(
     Parameters
     ----------
     source
-        A DuckDB connection or relation, Arrow table, reader or dataset, NumPy array, path, Polars frame.
+        A DuckDB connection or relation, Arrow table, reader or dataset, NumPy array, Polars frame, or a path: of a
+        Parquet or Arrow file, a folder of Parquet files, a pattern (``data/*/part-*.parquet``).
     query_or_spec, spec
         Query, or name of a table, and spec for a connection; the spec alone otherwise.
     column
@@ -90,7 +91,7 @@ def fit(
     if query is not None and isinstance(source, duckdb.DuckDBPyConnection):
         query = table_query(source, query, (column, weight))
         queries = table_query(source, queries, (column,)) if isinstance(queries, str) else queries
-    opened = open_source(source, query)
+    opened = open_source(source, query, columns=(column, weight))
     sketch = sketch_source(
         opened,
         column=column,
@@ -102,7 +103,8 @@ def fit(
     )
     asked = None
     if queries is not None:
-        opened = open_source(source, queries) if isinstance(queries, str) and query else open_source(queries)
+        asking = isinstance(queries, str) and query
+        opened = open_source(source, queries) if asking else open_source(queries, columns=(column,))
         asked = sketch_source(opened, column=column, on_invalid=on_invalid, threads=threads)
     return fit_sketch(sketch, steps, asked)
 
@@ -182,6 +184,7 @@ def sketch_source(
 def _weights(batch: Any, weight: str, row: int, rows: Rows) -> Float64:
     if weight not in batch.schema.names:
         raise InputError(f"no weight column {weight!r}; there are {', '.join(batch.schema.names)}")
+    vector_column(batch.schema, weight)  # several columns of that name
     values = batch.column(weight)
     kind = values.type
     if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind)):

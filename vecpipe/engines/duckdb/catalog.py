@@ -40,13 +40,24 @@ def save_model(con: duckdb.DuckDBPyConnection, name: str, model: Model) -> int:
     EngineError
         The database refused, for example because it is read-only.
     """
-    if _PINNED.fullmatch(name):
-        raise InputError(f"model name {name!r}: what follows @ asks for a version, so a name cannot end in it")
+    check_name(name)
     newest = run(con, _NEWEST_HASH, [name]).fetchall()
     if newest and newest[0][1] == model.hash:
         return int(newest[0][0])
     rows = run(con, _INSERT, [name, model.to_bytes()]).fetchall()
     return int(rows[0][0])
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that no model can be stored under.
+
+    Raises
+    ------
+    InputError
+        It ends like ``name@3``, which asks for a version.
+    """
+    if _PINNED.fullmatch(name):
+        raise InputError(f"model name {name!r}: what follows @ asks for a version, so a name cannot end in it")
 
 
 def load_model(con: duckdb.DuckDBPyConnection, name: str) -> Model:

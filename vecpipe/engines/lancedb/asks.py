@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -48,9 +49,14 @@ def check(ask: Ask) -> None:
     InputError, SpecError
         The message names the parameter.
     """
+    for name, value in (("k", ask.k), ("oversample", ask.oversample), ("shortlist", ask.shortlist)):
+        if not isinstance(value, Integral) or isinstance(value, bool):
+            raise InputError(f"{name} is {value!r}; expected a whole number")
     for name, value in (("k", ask.k), ("oversample", ask.oversample)):
         if value < 1:
             raise InputError(f"{name} is {value}; expected at least 1")
+    if isinstance(ask.columns, str):
+        raise InputError(f"columns is {ask.columns!r}; expected a list of names")
     if ask.shortlist < 0:
         raise InputError(f"shortlist is {ask.shortlist}; expected 0 (chosen) or more")
     metric_named(ask.metric)

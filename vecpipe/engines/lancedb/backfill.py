@@ -8,7 +8,6 @@ compaction the fragments concerned are computed again and the commit is tried on
 from __future__ import annotations
 
 import secrets
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +21,7 @@ from vecpipe import model_columns
 from vecpipe.arrays import Mask
 from vecpipe.columns.results import to_byte_lists, to_codes, to_vectors
 from vecpipe.columns.vectors import to_rows
-from vecpipe.engines.lancedb import tags
+from vecpipe.engines.lancedb import history
 from vecpipe.engines.lancedb.checkpoint import Checkpoint, Range
 from vecpipe.engines.lancedb.fragments import Piece, behind, commit, live_rows, pieces, read_rows, write_piece
 from vecpipe.engines.lancedb.host import asking, is_conflict, latest_dataset
@@ -213,10 +212,10 @@ def _rounds(table: Any, plan: Plan, work: Checkpoint) -> Backfilled:
         _compute(dataset, pending, work, plan, rows)
         try:
             if not there:
-                tags.begin(table, column)
-                table.add_columns(pa.field(column, plan.kind, metadata=plan.mark().metadata()))
+                about = plan.mark().metadata() | history.begun(int(dataset.version), work.run["id"])
+                table.add_columns(pa.field(column, plan.kind, metadata=about))
                 continue
-            tags.begin(table, column)
+            history.begin(table, dataset, column, work.run["id"])
             groups = [
                 write_piece(dataset, piece, plan.schema, work.batches(piece), work.run["id"]) for piece in pending
             ]
@@ -237,7 +236,6 @@ def _rounds(table: Any, plan: Plan, work: Checkpoint) -> Backfilled:
         resumed += sum(part.live for found, part in finished if found in known)
         invalid += sum(part.invalid for _, part in finished)
     table.checkout_latest()
-    tags.end(table, column)
     return Backfilled(
         table.name, column, rows, resumed, invalid, sum(piece.live for piece in pending), int(table.version)
     )
@@ -278,8 +276,3 @@ def _calls(
             yield partial(plan.compute, block, live, alive, row)
             row += alive
         yield None
-
-
-def discard(uri: str, column: str, named: str | Path | None) -> None:
-    """Remove what an unfinished backfill of a column has left."""
-    shutil.rmtree(checkpoint_folder(uri, column, named), ignore_errors=True)

@@ -11,13 +11,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from vecpipe.engines.lancedb import computed, tags
-from vecpipe.engines.lancedb.backfill import Backfilled, Plan, discard, fill
+from vecpipe.engines.lancedb import computed, history
+from vecpipe.engines.lancedb.backfill import Backfilled, Plan, checkpoint_folder, fill
 from vecpipe.engines.lancedb.catalog import load_model, save_model
 from vecpipe.engines.lancedb.fragments import behind, field_id, field_name, pieces
-from vecpipe.engines.lancedb.host import asking, database_of, latest_dataset
+from vecpipe.engines.lancedb.host import asking, database_of, dataset_of, latest_dataset
 from vecpipe.engines.lancedb.marks import Mark, mark_of, marked
 from vecpipe.errors import InputError
+from vecpipe.etl.parts import discard
 from vecpipe.fitting.stream import Progress
 from vecpipe.model import Model
 from vecpipe.rules import OnInvalid, check_width
@@ -35,6 +36,15 @@ _LISTED = pa.schema(
         ("behind", pa.int64()),
     ]
 )
+_OF_LANCE = {
+    "_distance",
+    "_row_created_at_version",
+    "_row_last_updated_at_version",
+    "_rowaddr",
+    "_rowid",
+    "_rowoffset",
+}
+"""Columns that LanceDB itself adds to what is read: with one of the table's own by such a name it reads nothing."""
 
 
 def add_column(
@@ -75,7 +85,7 @@ def add_column(
     on_invalid
         What a ragged, NaN or infinite row does: ``"error"`` stops, ``"null"`` gives NULL and counts it.
     checkpoint
-        Folder for unfinished work, beside the table by default.
+        Folder for unfinished work, and nothing else: it is removed in the end. Beside the table by default.
     restart
         Throw away what an interrupted run has left instead of going on from it.
     part_rows
@@ -102,6 +112,8 @@ def add_column(
     _check_source(dataset.schema, source, model)
     if column in dataset.schema.names:
         _check_same(dataset, column, model.hash, source)
+    else:
+        _check_name(column)
     named = name or f"{table.name}.{column}"
     found = model
 
@@ -161,11 +173,11 @@ def refresh(
 
 
 def list_columns(table: Any) -> pa.Table:
-    """Return a row for each column that a model writes.
+    """Return a row for each column that a model writes, at the version that the table stands at.
 
     ``behind`` counts the rows that a refresh would write; NULL for computed columns, where LanceDB alone knows.
     """
-    dataset = latest_dataset(table)
+    dataset = dataset_of(table)
     rows = []
     for column in marked(dataset.schema):
         field = dataset.schema.field(column)
@@ -193,9 +205,8 @@ def drop(table: Any, column: str, *, checkpoint: str | Path | None = None) -> in
     written_by(dataset.schema, column)
     with asking(f"drop the column {column!r} of {table.name!r}"):
         table.drop_columns([column])
-        tags.remove(table, column)
     if checkpoint is not None or "://" not in str(dataset.uri):
-        discard(str(dataset.uri), column, checkpoint)
+        discard(checkpoint_folder(str(dataset.uri), column, checkpoint), column)
     table.checkout_latest()
     return int(table.version)
 
@@ -206,15 +217,20 @@ def rollback(table: Any, column: str) -> int:
     Raises
     ------
     InputError
-        No run has written the column, or rows were written since it began, which going back would lose.
+        No run has written the column, rows were written since it began, which going back would lose, or LanceDB has
+        cleaned up the version.
     """
     dataset = latest_dataset(table)
-    known = tags.versions(table)
-    start = known.get(tags.before(column))
+    start = history.start_of(dataset, column)
     if start is None:
-        raise InputError(f"{table.name!r} has no tag {tags.before(column)!r}: no run has written {column!r}")
+        raise InputError(f"{table.name!r} has no version to go back to: no run has written {column!r}")
+    if start not in {int(each["version"]) for each in table.list_versions()}:
+        raise InputError(
+            f"version {start} of {table.name!r}, before the last run that wrote {column!r}, has been cleaned up; "
+            f"drop(table, {column!r}) removes the column alone"
+        )
     with asking(f"go back to version {start} of {table.name!r}"):
-        others = tags.others_since(dataset, column, start)
+        others = history.others_since(dataset, column, start)
         if others:
             raise InputError(
                 f"going back to version {start} would lose what others have written since: {', '.join(others)}; "
@@ -222,9 +238,16 @@ def rollback(table: Any, column: str) -> int:
             )
         table.checkout(start)
         table.restore()
-        tags.remove(table, column)
     table.checkout_latest()
     return int(table.version)
+
+
+def _check_name(column: str) -> None:
+    """Refuse a name that LanceDB refuses once everything is computed, or cannot read again."""
+    if not column or "." in column or "`" in column or column in _OF_LANCE:
+        raise InputError(
+            f"{column!r} cannot be the name of a column in LanceDB; choose one without points and backticks"
+        )
 
 
 def _check_source(schema: Any, source: str, model: Model) -> None:

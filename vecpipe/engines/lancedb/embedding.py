@@ -1,8 +1,8 @@
 """A LanceDB embedding function that puts what another one returns through a model: on ingest and for text queries.
 
 A table keeps an embedding function by name and arguments, so these hold where the model is and its content hash, not
-the model. LanceDB finds the class by its registered name: in a process that has not imported ``vecpipe.lancedb`` and
-used ``TransformedEmbeddings``, it refuses such a table with ``KeyError: 'vecpipe'``.
+the model. LanceDB finds the class by its registered name: it is registered by ``import vecpipe.lancedb`` after LanceDB,
+or by the first use of ``vecpipe.lancedb.TransformedEmbeddings``; elsewhere such a table is ``KeyError: 'vecpipe'``.
 """
 
 from __future__ import annotations

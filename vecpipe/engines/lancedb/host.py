@@ -33,7 +33,15 @@ def is_conflict(error: BaseException) -> bool:
 
 
 def latest_dataset(table: Any) -> Any:
-    """Bring a LanceDB table to its newest version and return that as a Lance dataset.
+    """Bring a LanceDB table to its newest version and return that as a Lance dataset; errors as ``dataset_of``."""
+    _check_table(table)
+    with asking(f"open the table {table.name!r}"):
+        table.checkout_latest()
+        return table.to_lance()
+
+
+def dataset_of(table: Any) -> Any:
+    """Return the version that a LanceDB table stands at as a Lance dataset.
 
     Raises
     ------
@@ -42,6 +50,12 @@ def latest_dataset(table: Any) -> Any:
     EngineError
         LanceDB refused.
     """
+    _check_table(table)
+    with asking(f"open the table {table.name!r}"):
+        return table.to_lance()
+
+
+def _check_table(table: Any) -> None:
     try:
         import lance  # noqa: F401
     except ImportError as error:
@@ -51,8 +65,6 @@ def latest_dataset(table: Any) -> Any:
     with asking(f"open the table {table.name!r}"):
         if table.current_branch() is not None:
             raise CapabilityError(f"table {table.name!r} is on the branch {table.current_branch()!r}; check out main")
-        table.checkout_latest()
-        return table.to_lance()
 
 
 def database_of(table: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import pyarrow as pa
 from vecpipe.arrays import Float32
 from vecpipe.columns.vectors import to_rows
 from vecpipe.engines.lancedb.fits import check_searchable
-from vecpipe.engines.lancedb.host import asking, latest_dataset
+from vecpipe.engines.lancedb.host import asking, dataset_of, latest_dataset
 from vecpipe.errors import CapabilityError, InputError
 from vecpipe.sample import row_hashes
 from vecpipe.scoring import Metric
@@ -64,10 +65,13 @@ def train_index(
     InputError
         No such column, or a parameter out of range.
     """
-    dataset = latest_dataset(table)
+    dataset = dataset_of(table)
     _check_floats(_field(dataset, column))
-    found = partitions or max(1, round(int(dataset.count_rows()) / _ROWS_A_PARTITION))
-    rows = sample_rows or max(_SAMPLE_ROWS, _SAMPLES_A_CENTROID * found)
+    for name, value in (("partitions", partitions), ("subvectors", subvectors), ("sample_rows", sample_rows)):
+        if value is not None and (not isinstance(value, Integral) or value < 1):
+            raise InputError(f"{name} is {value!r}; expected a whole number of at least 1")
+    found = max(1, round(int(dataset.count_rows()) / _ROWS_A_PARTITION)) if partitions is None else partitions
+    rows = max(_SAMPLE_ROWS, _SAMPLES_A_CENTROID * found) if sample_rows is None else sample_rows
     return train(_sample(dataset, column, rows), partitions=found, subvectors=subvectors, metric=metric, seed=seed)
 
 

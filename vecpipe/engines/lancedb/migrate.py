@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from vecpipe.engines.lancedb import tags
+from vecpipe.engines.lancedb import history
 from vecpipe.engines.lancedb.audit import audit
 from vecpipe.engines.lancedb.catalog import load_model, save_model
 from vecpipe.engines.lancedb.columns import add_column, drop, refresh, source_of, written_by
@@ -213,11 +213,10 @@ def _swap(table: Any, *renamed: tuple[str, str, str]) -> None:
     """Rename columns in one commit, then say what state each is in."""
     with asking(f"rename columns of {table.name!r}"):
         table.alter_columns(*({"path": old, "rename": new} for old, new, _ in renamed))
+        # A version from before the swap has other columns by these names.
         table.update_field_metadata(
-            *({"path": new, "metadata": {"lancedb:status": status}} for _, new, status in renamed)
+            *({"path": new, "metadata": {"lancedb:status": status} | history.forgotten()} for _, new, status in renamed)
         )
-        for name in {name for old, new, _ in renamed for name in (old, new)}:
-            tags.remove(table, name)  # a version from before the swap has other columns by these names
         table.checkout_latest()
 
 

@@ -163,15 +163,22 @@ def _run(snap: Snapshot, q: Any, ask: Ask) -> pa.Table:
         if ask.text is not None:
             rows, scores = _with_text(snap, rows, scores, shown, count, ask)
         result = _scored(rows.select(shown), scores)
-        results.append(
-            result.append_column("query_index", pa.array(np.full(len(result), at, np.int32))) if many else result
-        )
+        results.append(_numbered(result, at) if many else result)
+    if not results:
+        return _numbered(_scored(_no_rows(snap, needed)[0].select(shown), np.zeros(0, np.float32)), 0)
     return pa.concat_tables(results) if len(results) != 1 else results[0]
+
+
+def _numbered(rows: pa.Table, query: int) -> pa.Table:
+    """Append whose rows these are; a column of that name gives way."""
+    if "query_index" in rows.column_names:
+        rows = rows.drop_columns(["query_index"])
+    return rows.append_column("query_index", pa.array(np.full(len(rows), query, np.int32)))
 
 
 def _taken(snap: Snapshot, found: list[Found], needed: list[str]) -> list[tuple[pa.Table, Float32]]:
     """Read the rows of all queries' candidates at once."""
-    places = np.concatenate([each.places for each in found])
+    places = np.concatenate([np.zeros(0, np.int64), *(each.places for each in found)])
     rows = snap.take(places, needed) if needed else pa.table({"": pa.nulls(len(places))})
     lists, at = [], 0
     for each in found:

@@ -19,6 +19,7 @@ import numpy as np
 
 from vecpipe.arrays import Bytes, Float32, Mask
 from vecpipe.columns.codes import from_codes
+from vecpipe.engines.lancedb.host import asking
 from vecpipe.errors import EngineError, InputError
 from vecpipe.metrics.retrieval import top_places
 from vecpipe.model import Model
@@ -146,8 +147,9 @@ class Snapshot:
         scanner = self.dataset.scanner(
             columns=[column], fragments=fragments, batch_size=_BATCH_ROWS, scan_in_order=True
         )
-        for batch in scanner.to_batches():
-            yield from_codes(batch.column(0), model.bytes_per_vector, column=column)
+        with asking(f"read {column!r} of {self.uri} at version {self.version}; was the table made anew?"):
+            for batch in scanner.to_batches():
+                yield from_codes(batch.column(0), model.bytes_per_vector, column=column)
 
     def _stream(
         self, column: str, model: Model, Q: Float32, count: int, metric: Metric, where: str | None
@@ -187,8 +189,15 @@ class Snapshot:
             raise EngineError(f"{error}\nin: a scan of {self.uri} with {asked}") from error
 
     def take(self, places: Any, columns: Sequence[str]) -> Any:
-        """Return the rows at places of this version, in their order."""
-        return self.dataset.take(places, columns=list(columns))
+        """Return the rows at places of this version, in their order.
+
+        Raises
+        ------
+        EngineError
+            The version is not there any more, or LanceDB refused.
+        """
+        with asking(f"read rows of {self.uri} at version {self.version}; was the table made anew?"):
+            return self.dataset.take(places, columns=list(columns))
 
     def field(self, column: str) -> Any:
         """Return the field of a column.

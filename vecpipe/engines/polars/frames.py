@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
@@ -111,7 +112,7 @@ class VecFrame(Generic[Frame]):
             go to the smaller id. NULL vectors and rows without a score (zero vectors, under cosine) are
             not there.
         """
-        if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+        if not isinstance(k, Integral) or isinstance(k, bool) or k < 1:
             raise SpecError(f"knn_join: k is {k!r}; expected an integer of at least 1")
         found = None if model is None else model_from(model)
         chosen = metric_named(metric)
