@@ -70,3 +70,22 @@ def test_the_bound_of_a_range_is_a_number(con, wrong):
     call = f"vec_search_range('docs', {Q}, 0.9, rerank := 'emb', code := 'code', model := 'm', margin := {wrong})"
     with pytest.raises(duckdb.Error, match=r"margin is .*expected a number"):
         con.execute(f"FROM {call}").fetchall()
+
+
+@pytest.mark.parametrize("metric", ["cosine", "l2"])
+def test_more_queries_than_a_chunk_holds_find_what_a_join_finds(con, metric):
+    con.execute(
+        "CREATE OR REPLACE TEMP VIEW asked AS SELECT i AS id, [cos(i), i % 7, 1]::FLOAT[3] AS emb FROM range(2100) r(i)"
+    )
+    con.execute("CREATE OR REPLACE TEMP VIEW few AS SELECT id, emb FROM docs LIMIT 70")
+    lateral = f"""
+        SELECT a.id, f.id, f.score
+        FROM asked AS a,
+             LATERAL vec_search('few', a.emb, rerank := 'emb', ties := 'id', k := 2, metric := '{metric}') AS f
+        ORDER BY 1, 3 DESC, 2
+    """
+    joined = f"vec_knn_join('asked', 'few', k := 2, metric := '{metric}')"
+    join = f"SELECT query_id, id, score FROM {joined} ORDER BY 1, 3 DESC, 2"
+    found = con.execute(lateral).fetchall()
+    assert len(found) == 4200
+    assert found == con.execute(join).fetchall()

@@ -10,7 +10,7 @@ import hashlib
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
@@ -72,6 +72,11 @@ class _Shelf(Generic[Item]):
                 return None
             self._items.move_to_end(handle)
             return found[0]
+
+    def holds(self, handles: Iterable[str | None]) -> bool:
+        """Return whether all of these are still here."""
+        with self._lock:
+            return all(handle in self._items for handle in handles)
 
 
 _MODELS: _Shelf[Model] = _Shelf("m", settings.MODEL_CACHE)
@@ -198,6 +203,11 @@ def query_of(handle: str) -> Query:
             "more, or join with vec_knn_join"
         )
     return query
+
+
+def queries_known(handles: Iterable[str | None]) -> bool:
+    """Whether none of these queries has been pushed out."""
+    return _QUERIES.holds(handles)
 
 
 def keep_join(join: Any, name: bytes, size: int) -> str:

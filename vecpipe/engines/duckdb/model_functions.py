@@ -14,7 +14,7 @@ from vecpipe import kernels, model_columns
 from vecpipe.arrays import Float32, Mask
 from vecpipe.columns.results import to_codes, to_vectors
 from vecpipe.columns.vectors import to_rows
-from vecpipe.engines.duckdb.exact import exact_by_query
+from vecpipe.engines.duckdb.exact import Asked
 from vecpipe.engines.duckdb.groups import by_value, rows_by_model, scatter, take
 from vecpipe.engines.duckdb.handles import NO_MODEL, keep_model, model_of, query_of, query_side
 from vecpipe.engines.duckdb.scalar import Scalar, both, constant, floats
@@ -142,7 +142,7 @@ def _scores(items: Any, query: Any, *, raw: bool) -> Any:
             raise SpecError(NO_MODEL)
         rows = to_rows(items, column="vec_exact: v", check_finite=False)
         if rows.valid is None or rows.valid.any():
-            result = exact_by_query(exactly, rows.values, "vec_exact: v: row {}".format, len(items))
+            result = Asked(exactly, len(items)).scores(rows.values, "vec_exact: v: row {}".format)
         if rows.valid is not None:
             result[~rows.valid] = np.nan
     with kernels.one_blas_thread():

@@ -13,15 +13,18 @@ import numpy as np
 import numpy.typing as npt
 
 from vecpipe.arrays import Float32, Mask
-from vecpipe.engines.duckdb.exact import exact_by_query
+from vecpipe.engines.duckdb.exact import Asked
 from vecpipe.engines.duckdb.handles import NO_MODEL, Query, query_of
+from vecpipe.engines.duckdb.last import Last
 from vecpipe.engines.duckdb.native.aggregate import check_vectors
 from vecpipe.engines.duckdb.native.memory import ANY, BLOB, VARCHAR
-from vecpipe.engines.duckdb.native.reading import Reader
+from vecpipe.engines.duckdb.native.reading import Reader, inline
 from vecpipe.engines.duckdb.native.scalars import FloatFunction
 from vecpipe.errors import InputError, SpecError
 from vecpipe.kernels import one_blas_thread
 from vecpipe.rules import check_width, nonfinite_rows, not_finite, wrong_code_length
+
+Carried = Sequence[tuple[Query, npt.NDArray[np.intp] | None]]
 
 
 def _rows(at: npt.NDArray[np.intp] | None, valid: Mask | None) -> npt.NDArray[np.intp] | None:
@@ -63,21 +66,36 @@ def _of_vectors(label: str, raw: bool, reader: Reader, columns: Sequence[int], c
     out = np.full(count, np.nan, np.float32)
     if not len(values):
         return out
-    groups = [(query_of(text.decode(errors="replace")), at) for text, at in reader.by_value(columns[1], count)]
-    exactly = [group for group in groups if raw or group[0].model is None]
-    if exactly:
-        scores = exact_by_query(exactly, _narrow(values), partial(_row, part.rows, label), count, part.rows)
-        if part.rows is None and len(exactly) == len(groups):
+    exactly, carried = _asked(reader, columns[1], count, raw)
+    if exactly is not None:
+        scores = exactly.scores(_narrow(values), partial(_row, part.rows, label), part.rows)
+        if part.rows is None and not carried:
             return scores
         out[slice(None) if part.rows is None else part.rows] = scores
-    for query, at in groups:
-        if not raw and query.model is not None:
-            chosen, rows = (values, part.rows) if at is None else _some(part.rows, values, at, count)
-            scores = _carried(query, chosen, rows, label)
-            if rows is None:
-                return scores
-            out[rows] = scores
+    for query, at in carried:
+        chosen, rows = (values, part.rows) if at is None else _some(part.rows, values, at, count)
+        scores = _carried(query, chosen, rows, label)
+        if rows is None:
+            return scores
+        out[rows] = scores
     return out
+
+
+_LAST: Last[Asked] = Last()
+
+
+def _asked(reader: Reader, column: int, count: int, raw: bool) -> tuple[Asked | None, Carried]:
+    """Return the queries of a chunk: those of raw vectors, and those carried through a model with their rows."""
+    key = reader.entries(column, count), raw
+    known = _LAST.get(key)
+    if known is not None:
+        return known, ()
+    groups = [(query_of(text.decode(errors="replace")), at) for text, at in reader.by_value(column, count)]
+    exactly = [group for group in groups if raw or group[0].model is None]
+    asked = Asked(exactly, count) if exactly else None
+    if asked is not None and len(groups) == len(exactly) > 1 and inline(key[0]):
+        _LAST.put(key, asked)
+    return asked, [group for group in groups if not raw and group[0].model is not None]
 
 
 def _some(

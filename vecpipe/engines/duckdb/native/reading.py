@@ -235,6 +235,10 @@ class Reader:
         Without NumPy, which takes several times as long for the one row that a plan asks for.
         """
         read, address = ctypes.string_at, self.api.vector_get_validity(vector)
+        if count > 1 and not address:
+            one = self._only_string(vector, count)
+            if one is not None:
+                return [one] * count
         entries = read(self.api.vector_get_data(vector), 16 * count)
         present = int.from_bytes(read(address, (count + 63) // 64 * 8), "little") if address else -1
         out: list[bytes | None] = []
@@ -277,6 +281,12 @@ class Reader:
         index = {value: i for i, value in enumerate(distinct)}
         return distinct, np.fromiter((index[value] for value in values), np.intp, count)
 
+    def entries(self, vector: int, count: int) -> bytes:
+        """Return a VARCHAR column as DuckDB keeps it, 16 bytes a row; nothing where a row is NULL."""
+        if self.validity(vector, count) is not None:
+            return b""
+        return ctypes.string_at(self.api.vector_get_data(vector), 16 * count)
+
     def by_value(self, vector: int, count: int) -> list[tuple[bytes, NDArray[np.intp] | None]]:
         """Return each distinct value of a VARCHAR column with its rows (None for all); NULL rows are left out."""
         valid = self.validity(vector, count)
@@ -313,6 +323,11 @@ class Reader:
             return np.ascontiguousarray(inline if rows is None else inline[rows])
         addresses = array_at(base, 2 * count, "<i8")[1::2]
         return gather(addresses if rows is None else addresses[rows], width)
+
+
+def inline(entries: bytes) -> bool:
+    """Whether the entries of a VARCHAR column are there and hold all of their texts, pointing to none."""
+    return bool(entries) and int(np.frombuffer(entries, "<u4")[::4].max(initial=0)) <= 12
 
 
 def _even_lengths(base: int, count: int, width: int) -> bool:
