@@ -89,3 +89,24 @@ def test_more_queries_than_a_chunk_holds_find_what_a_join_finds(con, metric):
     found = con.execute(lateral).fetchall()
     assert len(found) == 4200
     assert found == con.execute(join).fetchall()
+
+
+def test_two_databases_with_a_model_of_one_name_do_not_share_its_queries():
+    found = []
+    for spec in ("normalize | int8", "normalize | rotate(seed=7) | int8"):
+        with vecpipe.connect(config={"threads": 1}) as con:
+            con.execute(
+                "CREATE TABLE docs AS SELECT i AS id, [cos(i), i % 7, 1, sin(i)]::FLOAT[4] AS emb FROM range(50) r(i)"
+            )
+            con.execute(f"SELECT vec_fit_query('m', '{spec}', 'SELECT emb FROM docs')")
+            con.execute("CREATE TABLE coded AS SELECT id, emb, vec_encode('m', emb) AS code FROM docs")
+            found.append(
+                con.execute("""
+                    SELECT a.id, f.id
+                    FROM coded AS a,
+                         LATERAL vec_search('coded', a.emb, code := 'code', model := 'm', k := 1) AS f
+                    ORDER BY 1
+                """).fetchall()
+            )
+    itself = [(i, i) for i in range(50)]
+    assert found == [itself, itself]

@@ -58,11 +58,13 @@ _LAST: Last[Texts] = Last()
 
 
 def _query(database: Database, model: Texts, q: Rows, metric: Texts, transaction: Texts, place: Texts) -> Texts:
-    others = (model, metric, transaction, place)
-    key = *(tuple(set(column)) for column in others), q.values.tobytes()
-    known = _LAST.get(key) if len(q) > 1 and q.valid is None else None
-    if known is not None and queries_known(known):
-        return known
+    others = model, metric, transaction, place
+    key = None
+    if len(q) > 1 and q.valid is None and all(column.count(column[0]) == len(q) for column in others):
+        key = database, q.values.shape, *(column[0] for column in others), q.values.tobytes()
+        known = _LAST.get(key)
+        if known is not None and queries_known(known):
+            return known
     prepared: list[str | None] = []
     for at, (name, wanted, number, where) in enumerate(zip(model, metric, transaction, place, strict=True)):
         if q.valid is not None and not q.valid[at]:
@@ -70,7 +72,7 @@ def _query(database: Database, model: Texts, q: Rows, metric: Texts, transaction
             continue
         found = None if name is None else database.newest(name, int(number or 0), where or "")[0]
         prepared.append(keep_query(found, q.values[at : at + 1], metric_named(wanted)))
-    if len(q) > 1 and q.valid is None and all(len(set(column)) == 1 for column in others):
+    if key is not None:
         _LAST.put(key, prepared)
     return prepared
 
