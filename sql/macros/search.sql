@@ -35,11 +35,12 @@ CREATE OR REPLACE MACRO _vec_planned_with_newest(wanted) AS
          ELSE true
     END;
 
--- So many rows go on to the next stage; an error where a number is none.
+-- How many rows go on: k times so many. A number that is not a whole one of at least 1 is an error.
 CREATE OR REPLACE MACRO _vec_most(k, times) AS
     _vec_limit(k::VARCHAR, times::VARCHAR);
 
--- The columns of a table that a search gives back: all but score, which gives way to the search's own. RE2 cannot say "not".
+-- The columns of a table that a search gives back: all but score, which gives way to the search's own. RE2 has no way to
+-- say "but" in fewer words.
 CREATE OR REPLACE MACRO _vec_kept() AS
     '(?s)^(.{0,4}|[^sS].{4}|.[^cC].{3}|.{2}[^oO].{2}|.{3}[^rR].|.{4}[^eE]|.{6,})$';
 

@@ -1,3 +1,4 @@
+-- The least score of a range, checked.
 CREATE OR REPLACE MACRO _vec_bound(min_score) AS
     CASE WHEN min_score IS NULL OR isnan(min_score::DOUBLE)
          THEN error('vec_search_range: min_score is ' || coalesce(min_score::VARCHAR, 'NULL') || '; expected a number')
