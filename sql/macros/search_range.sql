@@ -1,10 +1,3 @@
--- The least score of a range, checked.
-CREATE OR REPLACE MACRO _vec_bound(min_score) AS
-    CASE WHEN min_score IS NULL OR isnan(min_score::DOUBLE)
-         THEN error('vec_search_range: min_score is ' || coalesce(min_score::VARCHAR, 'NULL') || '; expected a number')
-         ELSE min_score
-    END::FLOAT;
-
 -- All rows of a table (or view, or CTE) that score min_score or more for q, best first. For metric l2 a score is minus
 -- the distance: min_score := -0.5 is a radius of a half.
 --   rerank  column of raw vectors. Alone: exact, no row is missed.
@@ -20,7 +13,7 @@ CREATE OR REPLACE MACRO vec_search_range
         SELECT *, _vec_score(_vec_v, _vec_query(NULL, q, metric)) AS _vec_score
         FROM query(_vec_rows(source, NULL, rerank, NULL))
     ) AS _vec_found
-    WHERE _vec_found._vec_score >= _vec_bound(min_score)
+    WHERE _vec_found._vec_score >= _vec_score_bound(min_score, 'vec_search_range: min_score')
     ORDER BY _vec_found._vec_score DESC
 ),
 -- by code alone
@@ -30,7 +23,7 @@ CREATE OR REPLACE MACRO vec_search_range
         SELECT *, _vec_score(_vec_item, _vec_query(model, q, metric)) AS _vec_score
         FROM query(_vec_rows(source, code, NULL, NULL))
     ) AS _vec_found
-    WHERE _vec_found._vec_score >= _vec_bound(min_score)
+    WHERE _vec_found._vec_score >= _vec_score_bound(min_score, 'vec_search_range: min_score')
       AND _vec_planned_with_newest(model)
     ORDER BY _vec_found._vec_score DESC
 ),
@@ -45,7 +38,7 @@ CREATE OR REPLACE MACRO vec_search_range
         )
         WHERE _vec_coarse >= min_score - _vec_not_negative(margin, 'vec_search_range: margin')
     ) AS _vec_found
-    WHERE _vec_found._vec_score >= _vec_bound(min_score)
+    WHERE _vec_found._vec_score >= _vec_score_bound(min_score, 'vec_search_range: min_score')
       AND _vec_planned_with_newest(model)
     ORDER BY _vec_found._vec_score DESC
 );

@@ -9,12 +9,14 @@ import numpy as np
 import pyarrow as pa
 
 from vecpipe import kernels
+from vecpipe.arrays import Mask, Rows
 from vecpipe.cells import CellModel, cell_model
 from vecpipe.columns.vectors import to_rows
 from vecpipe.engines.duckdb.groups import rows_by_model
 from vecpipe.engines.duckdb.handles import model_of, query_rows
 from vecpipe.engines.duckdb.scalar import Scalar, constant
 from vecpipe.errors import SpecError
+from vecpipe.operators.cells import Cell
 from vecpipe.rules import check_width
 
 _FITTED = pa.struct(
@@ -54,20 +56,21 @@ def _of_one(model: Any, name: str) -> CellModel | None:
 
 
 def _probe(model: Any, q: Any, nprobe: Any) -> Any:
-    return _nearest(_of_one(model, "vec_probe"), q, _count(nprobe, "vec_probe"), "vec_probe: q")
-
-
-def _nearest(found: CellModel | None, q: Any, count: int, column: str) -> Any:
-    """Return lists of the cells nearest to each query, NULL for queries that are NULL or have no direction."""
-    rows = None if found is None else query_rows(q, column)
-    if found is None or rows is None or rows.nulls == len(rows):
+    found, count = _of_one(model, "vec_probe"), _count(nprobe, "vec_probe")
+    if found is None:
         return pa.nulls(len(q), pa.list_(pa.int32()))
-    check_width(rows.dim, found.dim, column)
-    cells, there = found.probe(rows.values, count)
-    if rows.valid is not None:
-        there = there & rows.valid
+    cells, there = nearest(found, query_rows(q, "vec_probe: q"), count, "vec_probe: q")
     offsets = pa.array(np.arange(len(cells) + 1, dtype=np.int32) * cells.shape[1])
     return pa.ListArray.from_arrays(offsets, pa.array(cells.ravel()), mask=None if there.all() else pa.array(~there))
+
+
+def nearest(found: CellModel, queries: Rows, count: int, column: str) -> tuple[Cell, Mask]:
+    """Return the cells nearest to each query, ``(m, p) int32``; and who has any: not NULL, and with a direction."""
+    if queries.nulls == len(queries):
+        return np.zeros((len(queries), 0), np.int32), np.zeros(len(queries), bool)
+    check_width(queries.dim, found.dim, column)
+    cells, there = found.probe(queries.values, count)
+    return cells, there if queries.valid is None else there & queries.valid
 
 
 def _distance(model: Any, v: Any, cell: Any) -> Any:

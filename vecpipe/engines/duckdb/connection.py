@@ -99,8 +99,7 @@ def _bring_in(con: duckdb.DuckDBPyConnection, persist: bool | None) -> duckdb.Du
                     "a database named vecpipe hides the schema of that name, which holds the models; "
                     "rename the file, or attach it: ATTACH 'vecpipe.duckdb' AS another_name"
                 )
-            token, new = _register_functions(cursor)
-            missing = missing_natives(cursor) if new else None
+            token, missing = _register_functions(cursor)
             if missing is not None:
                 warnings.warn(missing, AggregatesUnavailableWarning, stacklevel=3)
             ref = weakref.ref(con, partial(_forget, token))
@@ -161,22 +160,22 @@ def missing_natives(cursor: duckdb.DuckDBPyConnection) -> str | None:
     return None
 
 
-def _register_functions(cursor: duckdb.DuckDBPyConnection) -> tuple[int, bool]:
-    """Register all functions unless the database has them; return its token and whether it is new."""
-    native = missing_natives(cursor) is None
+def _register_functions(cursor: duckdb.DuckDBPyConnection) -> tuple[int, str | None]:
+    """Register all functions unless the database has them; return its token, and why a new one lacks native ones."""
     try:
         [(token,)] = cursor.execute("SELECT _vec_database()").fetchall()
     except duckdb.CatalogException:
         token = next(extension.EXTENSION.numbers)
         _create(cursor, "_vec_database", lambda: pa.array([token]), "BIGINT", parameters=[])
     if token in _LIVE:
-        return token, False
+        return token, None
+    missing = missing_natives(cursor)
     database = planning.Database.of(partial(_cursor_of, token))
     extension.EXTENSION.registered[token] = database
-    for scalar in (*functions.scalars(database), *(() if native else planning.scalars(database))):
+    for scalar in (*functions.scalars(database), *(() if missing is None else planning.scalars(database))):
         _create(cursor, scalar.name, scalar.function, scalar.returns, volatile=scalar.volatile)
     _LIVE[token] = []
-    return token, True
+    return token, missing
 
 
 def _create(
@@ -241,7 +240,7 @@ def lend(con: duckdb.DuckDBPyConnection, data: Mapping[str, Any]) -> duckdb.Duck
     except duckdb.Error as error:
         raise EngineError(f"{error}\nCall vecpipe.register(con) first") from error
     if token not in _LIVE:
-        raise EngineError("vecpipe is not registered on this connection: Call vecpipe.register(con) first")
+        raise EngineError("vecpipe is not registered on this connection. Call vecpipe.register(con) first")
     try:
         for name, value in data.items():
             con.register(name, value)

@@ -17,6 +17,7 @@ import pyarrow as pa
 from vecpipe.arrays import Rows
 from vecpipe.cells import cell_model
 from vecpipe.engines.duckdb.catalog import Newest
+from vecpipe.engines.duckdb.cells import nearest
 from vecpipe.engines.duckdb.handles import keep_query, queries_known, query_rows, rows_of_blobs
 from vecpipe.engines.duckdb.indexes import Indexes, index_name
 from vecpipe.engines.duckdb.last import Last
@@ -27,7 +28,7 @@ from vecpipe.engines.duckdb.native.scalars import Kind, PlanFunction
 from vecpipe.engines.duckdb.places import OpenCursor
 from vecpipe.engines.duckdb.scalar import Scalar
 from vecpipe.errors import SpecError
-from vecpipe.rules import check_width
+from vecpipe.model import Model
 from vecpipe.scoring import metric_named
 from vecpipe.sql_names import sql_text
 
@@ -48,6 +49,10 @@ class Database:
         """Return what belongs to the database that cursors are opened on."""
         newest = Newest(open_cursor)
         return cls(open_cursor, newest, Indexes(open_cursor, newest))
+
+    def model(self, name: str, transaction: str | None, place: str | None) -> tuple[Model, int]:
+        """Return the newest committed model of a name and its version, as a transaction at a place is told."""
+        return self.newest(name, int(transaction or 0), place or "")
 
 
 def _sql(database: Database, *columns: Texts) -> Texts:
@@ -70,7 +75,7 @@ def _query(database: Database, model: Texts, q: Rows, metric: Texts, transaction
         if q.valid is not None and not q.valid[at]:
             prepared.append(None)
             continue
-        found = None if name is None else database.newest(name, int(number or 0), where or "")[0]
+        found = None if name is None else database.model(name, number, where)[0]
         prepared.append(keep_query(found, q.values[at : at + 1], metric_named(wanted)))
     if key is not None:
         _LAST.put(key, prepared)
@@ -79,28 +84,17 @@ def _query(database: Database, model: Texts, q: Rows, metric: Texts, transaction
 
 def _version(database: Database, model: Texts, transaction: Texts, place: Texts) -> Numbers:
     asked = zip(model, transaction, place, strict=True)
-    return [
-        None if name is None else database.newest(name, int(number or 0), where or "")[1]
-        for name, number, where in asked
-    ]
+    return [None if name is None else database.model(name, *where)[1] for name, *where in asked]
 
 
 def _probed(
     database: Database, model: Texts, q: Rows, nprobe: Texts, transaction: Texts, place: Texts
 ) -> Sequence[Any]:
-    """Return the cells nearest to each query, None for queries that are NULL or have no direction."""
     name, count = _same(model, "model"), _same(nprobe, "nprobe")
     if name is None:
         raise SpecError("cell := needs model := with the name of the model that the cells come from")
-    if q.nulls == len(q):
-        return [None] * len(q)
-    found = cell_model(
-        database.newest(name, int(_same(transaction, "transaction") or 0), _same(place, "place") or "")[0]
-    )
-    check_width(q.dim, found.dim, "vec_search: q")
-    cells, there = found.probe(q.values, _whole(count, "nprobe"))
-    if q.valid is not None:
-        there = there & q.valid
+    found, _ = database.model(name, _same(transaction, "transaction"), _same(place, "place"))
+    cells, there = nearest(cell_model(found), q, _whole(count, "nprobe"), "vec_search: q")
     return [row if known else None for row, known in zip(cells, there.tolist(), strict=True)]
 
 
@@ -130,10 +124,6 @@ def _whole(text: str | None, what: str) -> int:
 
 def _number(number: int) -> Numbers:
     return [number]
-
-
-def _texts_of(reader: Reader, vector: int, count: int) -> Texts:
-    return reader.texts(vector, count)
 
 
 def _queries_of(label: str, reader: Reader, vector: int, count: int) -> Rows:
@@ -168,7 +158,7 @@ class _Planned:
             self.name,
             self.label,
             tuple(ANY if name == "q" else VARCHAR for name in names),
-            tuple(queries if name == "q" else _texts_of for name in names),
+            tuple(queries if name == "q" else Reader.texts for name in names),
             self.kind,
             self.function,
         )
@@ -192,21 +182,21 @@ def _texts(column: Any) -> Texts:
 
 
 _TYPES: dict[Kind, tuple[str, Any]] = {
-    "text": ("VARCHAR", pa.string()),
-    "number": ("BIGINT", pa.int64()),
-    "numbers": ("INTEGER[]", pa.list_(pa.int32())),
+    "texts": ("VARCHAR", pa.string()),
+    "bigint": ("BIGINT", pa.int64()),
+    "integers": ("INTEGER[]", pa.list_(pa.int32())),
 }
 _FUNCTIONS = (
-    _Planned("_vec_sql", "vec_search", "template, name1, name2, name3, name4, name5", "text", _sql),
-    _Planned("_vec_prepare", "vec_query", "model, q, metric, transaction, place", "text", _query),
-    _Planned("_vec_version", "vec_search", "model, transaction, place", "number", _version),
-    _Planned("_vec_probed", "vec_search", "model, q, nprobe, transaction, place", "numbers", _probed),
-    _Planned("_vec_limit", "vec_search", "k, times", "number", _limit),
-    _Planned("_vec_index_last", "vec_search", "index, database", "number", _last),
+    _Planned("_vec_sql", "vec_search", "template, name1, name2, name3, name4, name5", "texts", _sql),
+    _Planned("_vec_prepare", "vec_query", "model, q, metric, transaction, place", "texts", _query),
+    _Planned("_vec_version", "vec_search", "model, transaction, place", "bigint", _version),
+    _Planned("_vec_probed", "vec_search", "model, q, nprobe, transaction, place", "integers", _probed),
+    _Planned("_vec_limit", "vec_search", "k, times", "bigint", _limit),
+    _Planned("_vec_index_last", "vec_search", "index, database", "bigint", _last),
 )
 NATIVE = (
     *(function.native() for function in _FUNCTIONS),
-    PlanFunction("_vec_database", "vecpipe", (), (), "number", _number, unregistered=True),
+    PlanFunction("_vec_database", "vecpipe", (), (), "bigint", _number, unregistered=True),
 )
 
 

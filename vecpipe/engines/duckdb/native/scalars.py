@@ -22,7 +22,7 @@ from vecpipe.engines.duckdb.native.reading import Reader
 from vecpipe.engines.duckdb.native.writing import Writer
 from vecpipe.errors import EngineError
 
-Kind = Literal["text", "number", "numbers"]
+Kind = Literal["texts", "bigint", "integers"]
 Runner = Callable[[int, Sequence[int], int, int], None]
 """Takes the call, its column vectors, the number of rows and the vector of results."""
 
@@ -58,7 +58,7 @@ class FloatFunction:
     parameters: tuple[int, ...]
     function: Callable[[Reader, Sequence[int], int], Float32]
     result: ClassVar[int] = FLOAT
-    kind: ClassVar[str] = "number"
+    is_list: ClassVar[bool] = False
 
     def runner(self, api: Api, extension: Extension) -> Runner:
         """Return what computes a chunk."""
@@ -77,7 +77,7 @@ class PlanFunction:
     readers
         What reads each column of a chunk.
     kind : str
-        "text", "number" (BIGINT) or "numbers" (INTEGER[]).
+        How results are written: "texts", "bigint" or "integers", which are lists.
     function
         Takes what the database was registered with and the columns; returns a value for each row, None for NULL.
     unregistered : bool
@@ -95,7 +95,12 @@ class PlanFunction:
     @property
     def result(self) -> int:
         """Type id of the result, or of its elements."""
-        return {"text": VARCHAR, "number": BIGINT, "numbers": INTEGER}[self.kind]
+        return {"texts": VARCHAR, "bigint": BIGINT, "integers": INTEGER}[self.kind]
+
+    @property
+    def is_list(self) -> bool:
+        """Whether the result is a list."""
+        return self.kind == "integers"
 
     def runner(self, api: Api, extension: Extension) -> Runner:
         """Return what computes a chunk.
@@ -111,7 +116,7 @@ class PlanFunction:
             self.unregistered,
         )
         missing = "this database is not registered: call vecpipe.register(con)"
-        kind = {"text": "texts", "number": "bigint", "numbers": "integers"}[self.kind]
+        kind = self.kind
 
         def run(info: int, columns: Sequence[int], count: int, result: int) -> None:
             number = int(number_of(info) or 0)
@@ -182,7 +187,7 @@ class ScalarRegistrar:
     ) -> None:
         function = int(api.create_scalar_function())
         types = [api.logical_type(type_id) for type_id in scalar.parameters]
-        types.append(api.logical_type(scalar.result, list_of=scalar.kind == "numbers"))
+        types.append(api.logical_type(scalar.result, list_of=scalar.is_list))
         try:
             api.scalar_function_set_name(function, scalar.name.encode())
             for logical in types[:-1]:
