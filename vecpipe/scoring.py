@@ -170,11 +170,16 @@ class Coding:
             products[queries.lost] = np.nan
         if queries.final:
             return products
-        norms = self.codec.wide_squared_norms(codes)
         if queries.metric == "l2":
             assert queries.lengths is not None
             assert queries.beside is not None
-            return _minus_distance(products, queries.lengths, queries.beside, norms)
+            return _minus_distance(products, queries.lengths, queries.beside, self.codec.wide_squared_norms(codes))
+        square = self.codec.common_square(codes) if self._turn is None else None
+        if square is not None:
+            if square != 1.0:
+                products *= np.float32(1.0 / np.sqrt(square))
+            return products
+        norms = self.codec.wide_squared_norms(codes)
         squares = self._lengths.divisors(
             norms, codes, None if self._centre is None else self._lengths.along_centre(codes)
         )

@@ -11,7 +11,7 @@ from vecpipe.fitting.steps import fit_sketch
 from vecpipe.metrics.retrieval import nearest, recall_at, top_places
 from vecpipe.model import Model
 from vecpipe.operators.base import Codec
-from vecpipe.operators.transform_code import group_axes, water_fill
+from vecpipe.operators.water_filling import group_axes, water_fill
 from vecpipe.sketch import Sketch
 
 
@@ -64,6 +64,50 @@ def test_the_scale_makes_the_score_of_a_vector_with_its_own_code_right_on_averag
     centred, decoded = X - mean, model.decode(model.encode(X)[0]) - mean
     ratio = (centred * decoded).sum() / (centred * centred).sum()
     assert abs(ratio - 1) < 0.05
+
+
+def unit(X: np.ndarray) -> np.ndarray:
+    return X / np.linalg.norm(X, axis=1, keepdims=True)
+
+
+def cosines(model: Model, Q: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    return model.score(model.prepare(Q, "cosine"), codes)
+
+
+@pytest.mark.parametrize("length", [1.0, 7.5])
+def test_codes_of_vectors_of_one_length_know_it(length: float) -> None:
+    X, Q = unit(embeddings(2_000)) * np.float32(length), unit(embeddings(50, seed=1))
+    model = Model.from_bytes(fit(X, "transform_code(12)").to_bytes())
+    codes, _ = model.encode(X)
+    exact, found = unit(Q) @ unit(X).T, cosines(model, Q, codes)
+    np.testing.assert_allclose(found, model.score(model.prepare(Q, "ip"), codes) / length, atol=1e-5)
+    error, decoded = found - exact, unit(Q) @ unit(model.decode(codes)).T - exact
+    assert (error * error).mean() < 1.02 * (decoded * decoded).mean()
+    distances = model.score(model.prepare(X[:5], "l2"), codes)
+    assert np.isfinite(distances).all()
+    np.testing.assert_allclose(
+        distances**2, 2 * length**2 - 2 * model.score(model.prepare(X[:5], "ip"), codes), atol=1e-2 * length**2
+    )
+
+
+def test_rows_of_other_lengths_among_them_are_told_apart() -> None:
+    X, Q = unit(embeddings(2_000)), unit(embeddings(50, seed=1))
+    model = fit(X, "transform_code(12)")
+    factors = np.where(np.arange(200) % 3 == 0, 1.3, 1.0).astype(np.float32)[:, None]
+    codes, _ = model.encode(X[:200] * factors)
+    found, decoded = cosines(model, Q, codes), unit(Q) @ unit(model.decode(codes)).T
+    np.testing.assert_allclose(found[:, ::3], decoded[:, ::3], atol=1e-3)
+    assert np.abs(found - unit(Q) @ X[:200].T).max() < 0.5
+    for count in (1, 2, 3, 200):  # a batch without such rows, and with some
+        np.testing.assert_allclose(cosines(model, Q, codes[1 : 1 + count]), found[:, 1 : 1 + count], atol=1e-6)
+
+
+def test_a_length_that_some_rows_lack_is_not_known() -> None:
+    X = unit(embeddings(2_000))
+    X[::50] *= 1.01
+    model = fit(X, "transform_code(12)")
+    codes, _ = model.encode(X)
+    np.testing.assert_allclose(cosines(model, X[:9], codes), unit(X[:9]) @ unit(model.decode(codes)).T, atol=1e-3)
 
 
 def test_queries_that_live_in_few_directions_get_the_bits_there() -> None:
@@ -122,3 +166,12 @@ def test_arrays_that_do_not_belong_together_are_refused(name: str) -> None:
     state[name] = array[..., :-1] if name in ("words", "basis", "unit") else -array if name != "scales" else array + 100
     with pytest.raises(ModelFormatError, match="transform_code"):
         codec.bind(X.shape[1], state)
+
+
+@pytest.mark.parametrize("length", [-1.0, np.nan, np.inf, 1e300])
+def test_lengths_that_no_fit_writes_are_refused(length: float) -> None:
+    X = anisotropic()
+    codec = fit(X, "transform_code(9)").codec
+    assert isinstance(codec, Codec)
+    with pytest.raises(ModelFormatError, match="transform_code"):
+        codec.bind(X.shape[1], {**codec.state, "length": np.array([length])})

@@ -2,7 +2,8 @@
 
 A vector is centred and turned to the principal axes of the data in the metric of the queries; the axes are shared out
 among the bytes so that each byte carries eight bits by reverse water-filling; a byte names one of 256 words learnt for
-its axes; the last byte holds a scale that makes the inner product of a vector with its own decoding right.
+its axes; the last byte holds a scale that makes the inner product of a vector with its own decoding right, and says
+whether the vector has the length that nearly all have.
 
 Why the metric: an error e in a vector changes a score by <q, e>, whose mean square is e'Me for the queries' second
 moment M. Its square root, halfway between M and the plain metric, ranks best from 48 to 384 bytes, with the data's own
@@ -18,6 +19,7 @@ import numpy as np
 
 from vecpipe.arrays import Bytes, Float32, Float64
 from vecpipe.errors import ModelFormatError
+from vecpipe.kernels import squared_norms, wide_squared_norms
 from vecpipe.operators.base import Codec, Layout, State, check_matrix, register
 from vecpipe.operators.fit_data import FitData
 from vecpipe.operators.kmeans import WORDS, lloyd_levels, product_codebook, refine
@@ -25,9 +27,10 @@ from vecpipe.operators.linear import principal_axes
 from vecpipe.operators.lut import ByteTables, look_up, padded_width
 from vecpipe.operators.norms import WordNorms
 from vecpipe.operators.parameters import param
+from vecpipe.operators.scale_bytes import ScaleBytes, common_length
+from vecpipe.operators.water_filling import MAX_GROUP, group_axes
 from vecpipe.operators.word_search import LEVELS, WordSearch, make_searches
 
-MAX_GROUP = 16
 _METRIC_POWER = 0.5
 _PLAIN_SHARE = 0.05
 _QUERY_PRIOR = 3
@@ -57,7 +60,8 @@ class TransformCode(Codec):
 
     Principal axes in the metric of the queries (a sample of them where the fit is given one, else the data), eight
     bits to a byte by reverse water-filling, 256 learnt words a byte, one byte of scale from 8 bytes on. Fitted on at
-    most 16,384 rows of the sample. A zero vector has no code.
+    most 16,384 rows of the sample. Where 99 of 100 of them have one length, a code of 8 bytes or more says whether its
+    vector has it too: cosines and distances then need no other. A zero vector has no code.
     """
 
     name = "transform_code"
@@ -129,16 +133,18 @@ class TransformCode(Codec):
             "words": np.rint(words / step).astype(np.int16),
             "sizes": np.array([len(group) for group in groups], dtype=np.int32),
             "scales": np.zeros(2),
+            "length": np.zeros(1),
         }
         if self._has_scale:
             _, logs = self.bind(d, state)._quantise(rows[:8_192])
             logs = logs[np.isfinite(logs)] if np.isfinite(logs).any() else np.zeros(1, dtype=np.float32)
             low, high = np.quantile(logs, [0.0005, 0.9995])
             state["scales"] = np.array([low - 0.02, high + 0.02])
+            state["length"] = np.array([common_length(wide_squared_norms(rows)[0])])
         return state
 
     def layout(self, dim: int) -> Layout:
-        """Return mean, integer basis, steps, the way back, words, axes of each byte and the range of log scales."""
+        """Return mean, integer basis, steps, the way back, words, axes of each byte, range of log scales, length."""
         return {
             "mean": (np.float32, (dim,)),
             "basis": (np.int16, (dim, -1)),
@@ -148,6 +154,7 @@ class TransformCode(Codec):
             "words": (np.int16, (WORDS, -1)),
             "sizes": (np.int32, (-1,)),
             "scales": (np.float64, (2,)),
+            "length": (np.float64, (1,)),
         }
 
     def prepare_state(self) -> None:
@@ -157,8 +164,7 @@ class TransformCode(Codec):
         widths = [padded_width(int(size)) for size in sizes if 1 <= size <= MAX_GROUP]
         agree = all(len(state[name]) == k for name in ("step", "unit", "backward")) and state["words"].shape[1] == k
         in_order = len(widths) == len(sizes) and widths == sorted(widths, reverse=True)
-        low, high = (float(value) for value in state["scales"])
-        positive = bool((state["step"] > 0).all() and (state["unit"] > 0).all()) and -80.0 < low <= high < 80.0
+        positive = bool((state["step"] > 0).all() and (state["unit"] > 0).all())
         room = self.bytes - self._has_scale
         if not (
             agree and in_order and positive and sizes.sum() == k and 1 <= len(sizes) <= max(1, room) and k <= self.dim
@@ -169,10 +175,8 @@ class TransformCode(Codec):
         self._weight = state["step"] * state["step"]
         self._measured = state["step"] * state["unit"]
         self._bytes_used = len(sizes)
-        # Scale byte 0 is the scale 0, for vectors that equal the mean; 1..255 are even steps of the logarithm.
-        ladder = np.linspace(low, high, 255)
-        self._scales: Float32 = np.concatenate([[0.0], np.exp(ladder)]).astype(np.float32)
-        self._scale_edges: Float32 = ((ladder[1:] + ladder[:-1]) / 2).astype(np.float32)
+        low, high = (float(value) for value in state["scales"])
+        self._scale_bytes = ScaleBytes(low, high, float(state["length"][0]) if self._has_scale else 0.0)
 
     # Made by the first who asks: not every use of a model encodes, or searches by cosine.
 
@@ -227,7 +231,7 @@ class TransformCode(Codec):
         words, logs = self._quantise(X)
         codes[:, : self._bytes_used] = words
         if self._has_scale:
-            codes[:, -1] = np.where(np.isfinite(logs), 1 + np.searchsorted(self._scale_edges, logs), 0)
+            codes[:, -1] = self._scale_bytes.of(logs, squared_norms(X))
         return codes
 
     def decode(self, codes: Bytes) -> Float32:
@@ -237,7 +241,7 @@ class TransformCode(Codec):
             block = codes[start : start + _ROWS]
             near = self._tables.rows(block[:, : self._bytes_used]).astype(np.float32)
             if self._has_scale:
-                near *= self._scales[block[:, -1]][:, None]
+                near *= self._scale_bytes.scales(block[:, -1])[:, None]
             out[start : start + len(block)] = near @ self.state["backward"] + self.state["mean"]
         return out
 
@@ -263,15 +267,31 @@ class TransformCode(Codec):
                 near = self._tables.gather(words[start : start + _ROWS]).astype(np.float32)
                 scores[:, start : start + len(near)] = prepared.columns @ near.T
         if self._has_scale:
-            scores *= self._scales[codes[:, -1]]
+            scores *= self._scale_bytes.scales(codes[:, -1])
         scores += prepared.offset[:, None]
         return scores
 
+    def common_square(self, codes: Bytes) -> float | None:
+        """Return the squared length of all vectors coded, where they have the one that nearly all have."""
+        if self._has_scale and len(codes) and self._scale_bytes.unknown(codes[:, -1]) is None:
+            return self._scale_bytes.square
+        return None
+
     def squared_norms(self, codes: Bytes) -> Float32:
+        """Return ``(n,)`` squared lengths: those of the vectors coded where codes know them, else of the decoded."""
+        unknown = self._scale_bytes.unknown(codes[:, -1]) if self._has_scale else np.ones(len(codes), dtype=np.bool_)
+        if unknown is None or not unknown.all():
+            norms = np.full(len(codes), self._scale_bytes.square, dtype=np.float32)
+            if unknown is not None and unknown.any():
+                norms[unknown] = self._decoded_norms(codes[unknown])
+            return norms
+        return self._decoded_norms(codes)
+
+    def _decoded_norms(self, codes: Bytes) -> Float32:
         """Return ``(n,)`` squared norms of the decoded vectors, by tables where those are faster than decoding."""
         if self._norms is None:
             return super().squared_norms(codes)
-        scales = self._scales[codes[:, -1]] if self._has_scale else None
+        scales = self._scale_bytes.scales(codes[:, -1]) if self._has_scale else None
         wide, unsure = self._norms.squared_norms(codes[:, : self._bytes_used], scales)
         with np.errstate(over="ignore"):
             norms = wide.astype(np.float32)
@@ -303,37 +323,3 @@ def _query_moment(mean: Float64, covariance: Float64, queries: Float32 | None) -
         if np.trace(seen) > 0:
             moment = share * seen * (d / np.trace(seen)) + (1.0 - share) * moment
     return np.asarray((1.0 - _PLAIN_SHARE) * moment + _PLAIN_SHARE * np.eye(d))
-
-
-def water_fill(variances: Float64, total: float) -> Float64:
-    """Return bits an axis by reverse water-filling, none above 8: a Gaussian's error has the same slope everywhere."""
-    logs = np.log2(np.maximum(variances, 1e-300))
-    low, high = float(logs.min()) - 80.0, float(logs.max())
-    for _ in range(100):
-        level = (low + high) / 2
-        if float(np.clip(0.5 * (logs - level), 0.0, 8.0).sum()) > total:
-            low = level
-        else:
-            high = level
-    return np.clip(0.5 * (logs - high), 0.0, 8.0)
-
-
-def group_axes(variances: Float64, count: int) -> list[list[int]]:
-    """Share the axes out among at most ``count`` bytes so that the water-filled bits of each come near 8.
-
-    The axis with most bits left goes to the byte with least (longest processing time first); bytes are ordered by
-    padded width, widest first, so that decoded words stay aligned.
-    """
-    bits = water_fill(variances, 8.0 * count)
-    groups: list[list[int]] = [[] for _ in range(count)]
-    load = np.zeros(count)
-    for axis in np.argsort(-bits, kind="stable"):
-        if bits[axis] <= 0.02 and groups[0]:
-            break
-        byte = int(np.argmin(load))
-        if not np.isfinite(load[byte]):
-            break
-        groups[byte].append(int(axis))
-        load[byte] = load[byte] + bits[axis] if len(groups[byte]) < MAX_GROUP else np.inf
-    filled = [group for group in groups if group]
-    return sorted(filled, key=lambda group: -padded_width(len(group)))
