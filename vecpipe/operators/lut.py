@@ -37,6 +37,7 @@ class _Scratch:
         self.count = count
         self.index = np.tile(np.arange(count, dtype=np.int64) * 256, (rows, 1))
         self.picked = np.empty((rows, count), dtype=np.float32)
+        self.ones = np.ones(count, dtype=np.float32)
         # A table has 256 entries, so a code is the lowest byte of its place: copied there, it needs no addition.
         self.lowest = self.index.view(np.uint8).reshape(rows, count, 8)[:, :, 0 if sys.byteorder == "little" else 7]
 
@@ -59,7 +60,6 @@ def look_up(tables: Float32, codes: Bytes) -> Float32:
     m, count = tables.shape[0], tables.shape[1]
     out = np.empty((m, len(codes)), dtype=np.float32)
     flat = tables.reshape(m, count * 256)
-    ones = np.ones(count, dtype=np.float32)
     scratch = _scratch(count)
     rows = len(scratch.index)
     for start in range(0, len(codes), rows):
@@ -67,8 +67,8 @@ def look_up(tables: Float32, codes: Bytes) -> Float32:
         index, picked = scratch.index[: len(block)], scratch.picked[: len(block)]
         np.copyto(scratch.lowest[: len(block)], block)
         for query in range(m):
-            np.take(flat[query], index, out=picked, mode="clip")
-            np.matmul(picked, ones, out=out[query, start : start + len(block)])
+            flat[query].take(index, out=picked, mode="clip")
+            np.matmul(picked, scratch.ones, out=out[query, start : start + len(block)])
     _SCRATCH.append(scratch)
     return out
 

@@ -72,13 +72,13 @@ class ScaleBytes:
 
     def scales(self, written: Bytes) -> Float32:
         """Return the scales ``(n,)`` of bytes ``(n,)``."""
-        return np.asarray(self._scales[written])
+        return self._scales.take(written, mode="clip")
 
     def unknown(self, written: Bytes) -> Mask | None:
         """Return of which bytes ``(n,)`` the length is not known; None where it is known of all."""
         if not self.square:
             return np.ones(len(written), dtype=np.bool_)
-        # Less one, the scale 0 is the largest byte.
-        if written.size and int(written.max()) <= _STEPS_TWICE and int(written.min()) > 0:
+        steps = written - np.uint8(1)  # the scale 0 is the largest
+        if int(steps.max(initial=0)) < _STEPS_TWICE:
             return None
-        return np.asarray(written - np.uint8(1) >= _STEPS_TWICE)
+        return np.asarray(steps >= _STEPS_TWICE)
