@@ -174,12 +174,11 @@ class Coding:
             assert queries.lengths is not None
             assert queries.beside is not None
             return _minus_distance(products, queries.lengths, queries.beside, self.codec.wide_squared_norms(codes))
-        square = self.codec.common_square(codes) if self._turn is None else None
-        if square is not None:
-            if square != 1.0:
-                products *= np.float32(1.0 / np.sqrt(square))
+        norms = self.codec.cosine_squares(codes) if self._turn is None else self.codec.wide_squared_norms(codes)
+        if isinstance(norms, float):
+            if norms != 1.0:
+                products *= np.float32(1.0 / np.sqrt(norms))
             return products
-        norms = self.codec.wide_squared_norms(codes)
         squares = self._lengths.divisors(
             norms, codes, None if self._centre is None else self._lengths.along_centre(codes)
         )

@@ -57,13 +57,20 @@ def test_scores_of_few_and_of_many_queries_are_products_with_the_decoded_vectors
         np.testing.assert_allclose(model.score(model.prepare(Q[:count], "ip"), codes), expected[:count], atol=2e-4)
 
 
-def test_the_scale_makes_the_score_of_a_vector_with_its_own_code_right_on_average() -> None:
-    X = embeddings(2_000)
+def test_decoded_vectors_are_as_long_as_the_vectors() -> None:
+    X = embeddings(2_000) * np.linspace(0.5, 2, 2_000, dtype=np.float32)[:, None]
     model = fit(X, "transform_code(10)")
+    lengths = np.linalg.norm(model.decode(model.encode(X)[0]), axis=1)
+    np.testing.assert_allclose(np.median(lengths / np.linalg.norm(X, axis=1)), 1, atol=1e-3)
+    assert np.mean(np.abs(lengths / np.linalg.norm(X, axis=1) - 1) < 0.01) > 0.9
+
+
+def test_after_queries_the_scale_makes_products_right_on_average() -> None:
+    X = embeddings(2_000)
+    model = fit(X, "transform_code(10)", embeddings(500, seed=1))
     mean = X.mean(axis=0)
     centred, decoded = X - mean, model.decode(model.encode(X)[0]) - mean
-    ratio = (centred * decoded).sum() / (centred * centred).sum()
-    assert abs(ratio - 1) < 0.05
+    assert abs((centred * decoded).sum() / (centred * centred).sum() - 1) < 0.05
 
 
 def unit(X: np.ndarray) -> np.ndarray:
@@ -75,31 +82,50 @@ def cosines(model: Model, Q: np.ndarray, codes: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("length", [1.0, 7.5])
-def test_codes_of_vectors_of_one_length_know_it(length: float) -> None:
+def test_vectors_of_one_length_are_decoded_to_it_and_need_no_other_for_cosines(length: float) -> None:
     X, Q = unit(embeddings(2_000)) * np.float32(length), unit(embeddings(50, seed=1))
     model = Model.from_bytes(fit(X, "transform_code(12)").to_bytes())
     codes, _ = model.encode(X)
-    exact, found = unit(Q) @ unit(X).T, cosines(model, Q, codes)
-    np.testing.assert_allclose(found, model.score(model.prepare(Q, "ip"), codes) / length, atol=1e-5)
-    error, decoded = found - exact, unit(Q) @ unit(model.decode(codes)).T - exact
-    assert (error * error).mean() < 1.02 * (decoded * decoded).mean()
-    distances = model.score(model.prepare(X[:5], "l2"), codes)
-    assert np.isfinite(distances).all()
-    np.testing.assert_allclose(
-        distances**2, 2 * length**2 - 2 * model.score(model.prepare(X[:5], "ip"), codes), atol=1e-2 * length**2
-    )
+    assert isinstance(model.codec, Codec)
+    squares = model.codec.cosine_squares(codes)
+    assert np.mean(squares == model.codec.state["length"][0] ** 2) > 0.99
+    np.testing.assert_allclose(np.sqrt(squares), np.linalg.norm(model.decode(codes), axis=1), rtol=2e-3)
+    assert isinstance(model.codec.cosine_squares(codes[squares == np.median(squares)]), float)
+    products = model.score(model.prepare(Q, "ip"), codes)
+    np.testing.assert_allclose(cosines(model, Q, codes), products / np.sqrt(squares), atol=1e-4)
+    np.testing.assert_allclose(cosines(model, Q, codes), Q @ unit(model.decode(codes)).T, atol=2e-3)
 
 
-def test_rows_of_other_lengths_among_them_are_told_apart() -> None:
+def test_rows_of_other_lengths_are_told_apart_and_score_alike() -> None:
     X, Q = unit(embeddings(2_000)), unit(embeddings(50, seed=1))
     model = fit(X, "transform_code(12)")
-    factors = np.where(np.arange(200) % 3 == 0, 1.3, 1.0).astype(np.float32)[:, None]
-    codes, _ = model.encode(X[:200] * factors)
-    found, decoded = cosines(model, Q, codes), unit(Q) @ unit(model.decode(codes)).T
-    np.testing.assert_allclose(found[:, ::3], decoded[:, ::3], atol=1e-3)
-    assert np.abs(found - unit(Q) @ X[:200].T).max() < 0.5
-    for count in (1, 2, 3, 200):  # a batch without such rows, and with some
-        np.testing.assert_allclose(cosines(model, Q, codes[1 : 1 + count]), found[:, 1 : 1 + count], atol=1e-6)
+    for factor in (1.0, 1.002, 1.3, 5.0):
+        factors = np.where(np.arange(200) % 3 == 0, factor, 1.0).astype(np.float32)[:, None]
+        codes, _ = model.encode(X[:200] * factors)
+        found = cosines(model, Q, codes)
+        np.testing.assert_allclose(found, Q @ unit(model.decode(codes)).T, atol=2e-3)
+        for count in (1, 2, 3, 199):  # a batch without such rows, and with some
+            np.testing.assert_allclose(cosines(model, Q, codes[1 : 1 + count]), found[:, 1 : 1 + count], atol=1e-6)
+
+
+def test_neighbours_that_lie_close_together_are_found() -> None:
+    rng = np.random.default_rng(1)
+    spectrum = 1 / np.sqrt(1 + np.arange(96))
+    centres = rng.standard_normal((30, 96)) * spectrum
+    at = rng.integers(0, 30, 3_100)
+    X = unit(centres[at] + 0.15 * rng.standard_normal((3_100, 96)) * spectrum + 0.05).astype(np.float32)
+    X, Q = X[:3_000], X[3_000:]
+    model = fit(X, "transform_code(96)")
+    codes, _ = model.encode(X)
+    for metric in ("cosine", "ip", "l2"):
+        found = top_places(model.score(model.prepare(Q, metric), codes), 10)
+        assert recall_at(found, nearest(Q, X, 10), 10) > 0.93
+
+
+def test_a_length_is_the_nearer_of_two_that_a_scale_can_give() -> None:
+    X = np.arange(1, 8, dtype=np.float32)[:, None]
+    model = fit(X, "transform_code(9)")
+    np.testing.assert_allclose(model.decode(model.encode(X)[0]), X, atol=0.05)
 
 
 def test_a_length_that_some_rows_lack_is_not_known() -> None:

@@ -210,12 +210,12 @@ class Codec(Operator):
         return kernels.inner_products(prepared, self.decode(codes))
 
     def squared_norms(self, codes: Bytes) -> Float32:
-        """Return ``(n,)`` squared norms of the decoded vectors, or of what was encoded where codes know them."""
+        """Return ``(n,)`` squared norms of the decoded vectors."""
         return kernels.squared_norms(self.decode(codes))
 
-    def common_square(self, codes: Bytes) -> float | None:
-        """Return the squared length that all vectors coded have, where the codes know it to be one; else None."""
-        return None
+    def cosine_squares(self, codes: Bytes) -> Float64 | float:
+        """Return the squared lengths ``(n,)`` that make cosines of products; one number where it is that of all."""
+        return self.wide_squared_norms(codes)
 
     def wide_squared_norms(self, codes: Bytes) -> Float64:
         """Return ``(n,)`` squared norms of any size: those beyond the range of float32 come from decoded vectors."""

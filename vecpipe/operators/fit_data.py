@@ -16,6 +16,9 @@ from vecpipe.rules import nonfinite_rows
 if TYPE_CHECKING:
     from vecpipe.operators.base import Operator
 
+_PLAIN_SHARE = 0.05
+_QUERY_PRIOR = 3
+
 
 class FitData:
     """What an operator is fitted from: the rows as they enter its step, summarised.
@@ -134,3 +137,21 @@ class FitData:
             at = np.searchsorted(share, wanted * share[-1] * (1 - 1e-12))
             result[:, j] = self.rows[order[np.minimum(at, len(order) - 1)], j]
         return result
+
+
+def query_moment(mean: Float64, covariance: Float64, queries: Float32 | None) -> Float64:
+    """Return the second moment of the queries, with trace d.
+
+    It is drawn to the data's by 3 d imaginary rows, since few queries say little, and a little to the identity.
+    """
+    d = len(mean)
+    moment = covariance + np.outer(mean, mean)
+    trace = float(np.trace(moment))
+    moment = moment * (d / trace) if trace > 0 else np.eye(d)
+    if queries is not None and len(queries):
+        wide = queries.astype(np.float64)
+        seen = wide.T @ wide / len(wide)
+        share = len(wide) / (len(wide) + _QUERY_PRIOR * d)
+        if np.trace(seen) > 0:
+            moment = share * seen * (d / np.trace(seen)) + (1.0 - share) * moment
+    return np.asarray((1.0 - _PLAIN_SHARE) * moment + _PLAIN_SHARE * np.eye(d))

@@ -208,3 +208,10 @@ def keeps_lengths(matrix: Float64) -> bool:
 def rows_f32(array: npt.NDArray[np.floating]) -> Float32:
     """Return a C-contiguous float32 copy."""
     return np.ascontiguousarray(array, dtype=np.float32)
+
+
+def symmetric_power(matrix: Float64, power: float) -> Float64:
+    """Return a power of a positive semi-definite matrix, eigenvalues held above a millionth of the largest."""
+    values, vectors = np.linalg.eigh(matrix)
+    values = np.maximum(values, max(float(values[-1]), 1e-300) * 1e-6)
+    return np.asarray((vectors * values**power) @ vectors.T)

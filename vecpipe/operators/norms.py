@@ -98,6 +98,23 @@ class WordNorms:
                 return cls(_Lanes.of(values, fine, lanes), weights, shifts, error)
         return None
 
+    def parts(self, words: Bytes) -> tuple[Float64, Float64, Mask]:
+        """Return what squared lengths are made of, for ``(n, b) uint8`` words.
+
+        Returns
+        -------
+        Three arrays ``(n,)``: squared lengths of ``w @ backward``, their products with the mean, and which of the
+        squared lengths are small differences of large numbers.
+        """
+        sums = self._columns.sums(words)
+        axes = sums[len(sums) - len(self._weights) :]
+        axes *= axes
+        form = self._weights @ axes
+        form += sums[0]
+        form += self._middle
+        along = sums[1] if len(axes) + 1 < len(sums) else np.zeros(len(form))
+        return form, along, form < _LEAST_FORM * self._size
+
     def squared_norms(self, words: Bytes, scales: Float32 | None) -> tuple[Float64, Mask]:
         """Return ``(n,)`` squared lengths, and which of them are small differences of large numbers.
 
@@ -106,19 +123,13 @@ class WordNorms:
         words : (n, b) uint8
         scales : (n,), or None for ones
         """
-        sums = self._columns.sums(words)
-        axes = sums[len(sums) - len(self._weights) :]
-        axes *= axes
-        form = self._weights @ axes
-        form += sums[0]
-        form += self._middle
-        unsure = form < _LEAST_FORM * self._size
+        form, along, unsure = self.parts(words)
         scale = np.ones(1) if scales is None else scales.astype(np.float64)
         norms = form * (scale * scale)
         norms += self._constant
-        if len(axes) + 1 < len(sums):
+        if along.any():
             least = norms * _LEAST_SHARE
-            norms += 2.0 * scale * sums[1]
+            norms += 2.0 * scale * along
             unsure |= norms < least
         return norms, unsure
 

@@ -1,23 +1,27 @@
-"""The last byte of a code of words: a scale, and whether the vector has the length that nearly all have.
+"""The last byte of a code of words: a scale, and whether what is decoded has the length that nearly all vectors have.
 
-Where vectors of one length are known, their cosines and distances need no length of a code. What a scale corrects is
-the codec's business (``transform_code``).
+Where it has, a cosine needs no length of the code. What a scale corrects is the codec's business (``transform_code``).
 """
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Callable
 
-from vecpipe.arrays import Bytes, Float32, Float64, Mask
+import numpy as np
+import numpy.typing as npt
+
+from vecpipe.arrays import Bytes, Float32, Float64
 from vecpipe.errors import ModelFormatError
 
 _ALIKE = 5e-4
-"""By how much squared lengths may differ and be taken for one."""
+"""By how much squared lengths of vectors may differ and be taken for one."""
 _SHARE = 0.99
 """Share of the rows of a fit that are to have one length."""
+_CLOSE = 2e-3
+"""By how much the squared length of what is decoded may differ from that: half a step of a scale, and a little."""
 _LEAST, _MOST = 1e-9, 1e9
 """Between them is a length that is known: its square is a float32 like any other."""
-_STEPS, _STEPS_TWICE = 255, 127
+_STEPS, _STEPS_KNOWN = 255, 191
 _FAR = 80.0
 """Logarithm that no scale reaches."""
 
@@ -25,20 +29,41 @@ _FAR = 80.0
 def common_length(squares: Float64) -> float:
     """Return the length that nearly all rows have by their squared lengths ``(n,)``; 0 where there is none."""
     middle = float(np.median(squares))
-    if not _LEAST < np.sqrt(middle) < _MOST or np.mean(_alike(squares, middle)) < _SHARE:
+    if not _LEAST < np.sqrt(middle) < _MOST or np.mean(np.abs(squares - middle) <= _ALIKE * middle) < _SHARE:
         return 0.0
-    return 1.0 if _alike(np.ones(1), middle)[0] else float(np.sqrt(middle))
+    return 1.0 if abs(middle - 1.0) <= _ALIKE else float(np.sqrt(middle))
 
 
-def _alike(squares: Float64 | Float32, square: float) -> Mask:
-    return np.asarray(np.abs(squares - square) <= _ALIKE * square)
+def length_scales(squares: Float64, along: Float64, beyond: Float64, lengths: Float32) -> Float64:
+    """Return the scales of parts that, added to one vector, give sums of wanted lengths.
+
+    Of two such scales the one nearer to what gives a part the length wanted of it alone; it is at most twice or half of
+    that, since there may be none that does both.
+
+    Parameters
+    ----------
+    squares, along : (n,) float64
+        Squared lengths of the parts, and their products with the vector that they are added to.
+    beyond : (n,) float64
+        Squared lengths wanted of the sums, less that of this vector.
+    lengths : (n,) float32
+        Lengths wanted of the parts.
+    """
+    there = squares > 0
+    size = np.where(there, squares, 1.0)
+    alone = np.where(there & (lengths > 0), lengths / np.sqrt(size), 1.0)
+    inside = along * along + size * beyond
+    root = np.sqrt(np.maximum(inside, 0.0))
+    low, high = (-along - root) / size, (root - along) / size
+    near = np.where(np.abs(low - alone) < np.abs(high - alone), low, high)
+    return np.clip(np.where(there & (inside >= 0), near, alone), alone / 2, alone * 2)
 
 
 class ScaleBytes:
     """Bytes 1 to 255 are even steps of a scale's logarithm; 0 is the scale 0.
 
-    With a common length the steps are there twice, half as many: 1 to 127 for vectors that have it, then those for
-    all others.
+    With a common length there are two ladders of steps: 1 to 191 for what is decoded to that length, and wider ones for
+    all else.
 
     Parameters
     ----------
@@ -57,28 +82,36 @@ class ScaleBytes:
         if not (-_FAR < low <= high < _FAR and (length == 0.0 or _LEAST < length < _MOST)):
             raise ModelFormatError("transform_code: scales or lengths out of range")
         self.square = length * length
-        ladder = np.linspace(low, high, _STEPS_TWICE if length else _STEPS)
-        self._edges: Float32 = ((ladder[1:] + ladder[:-1]) / 2).astype(np.float32)
-        self._scales: Float32 = np.zeros(256, dtype=np.float32)
-        for start in (1, 1 + _STEPS_TWICE) if length else (1,):
-            self._scales[start : start + len(ladder)] = np.exp(ladder)
+        counts = (_STEPS_KNOWN, _STEPS - _STEPS_KNOWN) if length else (_STEPS,)
+        ladders = [np.linspace(low, high, count) for count in counts]
+        self._edges = [((ladder[1:] + ladder[:-1]) / 2).astype(np.float32) for ladder in ladders]
+        self._scales = np.concatenate([[0.0], *map(np.exp, ladders)]).astype(np.float32)
 
-    def of(self, logs: Float32, squares: Float32) -> Bytes:
-        """Return the bytes of vectors from logarithms of scales ``(n,)``, -inf for 0, and squared lengths ``(n,)``."""
-        places = 1 + np.searchsorted(self._edges, logs)
+    def of(self, logs: Float32, squares: Callable[[Float32], Float64]) -> Bytes:
+        """Return the bytes of scales.
+
+        Parameters
+        ----------
+        logs : (n,) float32
+            Logarithms; -inf for the scale 0.
+        squares
+            Returns the squared lengths ``(n,)`` of what is decoded with scales ``(n,)``.
+        """
+        written = 1 + np.searchsorted(self._edges[0], logs)
         if self.square:
-            places[~_alike(squares, self.square)] += _STEPS_TWICE
-        return np.where(np.isfinite(logs), places, 0).astype(np.uint8)
+            wrong = np.abs(squares(self._scales.take(written)) - self.square) > _CLOSE * self.square
+            written[wrong] = 1 + _STEPS_KNOWN + np.searchsorted(self._edges[1], logs[wrong])
+        return np.where(np.isfinite(logs), written, 0).astype(np.uint8)
 
     def scales(self, written: Bytes) -> Float32:
         """Return the scales ``(n,)`` of bytes ``(n,)``."""
         return self._scales.take(written, mode="clip")
 
-    def unknown(self, written: Bytes) -> Mask | None:
-        """Return of which bytes ``(n,)`` the length is not known; None where it is known of all."""
+    def other(self, written: Bytes) -> npt.NDArray[np.intp] | None:
+        """Return the places of bytes ``(n,)`` whose vectors are not decoded to the common length; None without one."""
         if not self.square:
-            return np.ones(len(written), dtype=np.bool_)
-        steps = written - np.uint8(1)  # the scale 0 is the largest
-        if int(steps.max(initial=0)) < _STEPS_TWICE:
             return None
-        return np.asarray(steps >= _STEPS_TWICE)
+        steps = written - np.uint8(1)  # the scale 0 is the largest
+        if int(steps.max(initial=0)) < _STEPS_KNOWN:
+            return np.empty(0, np.intp)
+        return np.flatnonzero(steps >= _STEPS_KNOWN)

@@ -2,8 +2,10 @@
 
 A vector is centred and turned to the principal axes of the data in the metric of the queries; the axes are shared out
 among the bytes so that each byte carries eight bits by reverse water-filling; a byte names one of 256 words learnt for
-its axes; the last byte holds a scale that makes the inner product of a vector with its own decoding right, and says
-whether the vector has the length that nearly all have.
+its axes; the last byte holds a scale that gives what is decoded the length of the vector, and says whether that is the
+length that nearly all have. A scale that made inner products unbiased would find fewer neighbours that lie close
+together: a vector whose words fit badly would be decoded longer. After a fit that was given queries the scale does make
+products unbiased, in their metric: where they do not look, a vector's length says nothing.
 
 Why the metric: an error e in a vector changes a score by <q, e>, whose mean square is e'Me for the queries' second
 moment M. Its square root, halfway between M and the plain metric, ranks best from 48 to 384 bytes, with the data's own
@@ -12,6 +14,7 @@ moment standing in for M where no queries are given.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -19,22 +22,21 @@ import numpy as np
 
 from vecpipe.arrays import Bytes, Float32, Float64
 from vecpipe.errors import ModelFormatError
-from vecpipe.kernels import squared_norms, wide_squared_norms
+from vecpipe.kernels import wide_squared_norms
 from vecpipe.operators.base import Codec, Layout, State, check_matrix, register
-from vecpipe.operators.fit_data import FitData
+from vecpipe.operators.fit_data import FitData, query_moment
 from vecpipe.operators.kmeans import WORDS, lloyd_levels, product_codebook, refine
-from vecpipe.operators.linear import principal_axes
+from vecpipe.operators.linear import principal_axes, symmetric_power
 from vecpipe.operators.lut import ByteTables, look_up, padded_width
 from vecpipe.operators.norms import WordNorms
 from vecpipe.operators.parameters import param
-from vecpipe.operators.scale_bytes import ScaleBytes, common_length
+from vecpipe.operators.scale_bytes import ScaleBytes, common_length, length_scales
 from vecpipe.operators.water_filling import MAX_GROUP, group_axes
 from vecpipe.operators.word_search import LEVELS, WordSearch, make_searches
 
 _METRIC_POWER = 0.5
-_PLAIN_SHARE = 0.05
-_QUERY_PRIOR = 3
 _SCALE_FROM_BYTES = 8
+_MARGIN = 0.01
 _NORM = 4000.0
 _FEW_QUERIES = 3
 _ROWS = 1024
@@ -60,8 +62,8 @@ class TransformCode(Codec):
 
     Principal axes in the metric of the queries (a sample of them where the fit is given one, else the data), eight
     bits to a byte by reverse water-filling, 256 learnt words a byte, one byte of scale from 8 bytes on. Fitted on at
-    most 16,384 rows of the sample. Where 99 of 100 of them have one length, a code of 8 bytes or more says whether its
-    vector has it too: cosines and distances then need no other. A zero vector has no code.
+    most 16,384 rows of the sample. Where 99 of 100 of them have one length, a code of 8 bytes or more says whether
+    what it decodes to has it too, and a cosine needs no other. A zero vector has no code.
     """
 
     name = "transform_code"
@@ -93,7 +95,7 @@ class TransformCode(Codec):
         if not float(np.trace(covariance)) > 0.0:
             covariance = np.eye(d) * max(float(mean @ mean), 1.0) / d
         asked = None if data.queries is None else data.queries.rows
-        root = _symmetric_power(_query_moment(mean, covariance, asked), _METRIC_POWER / 2)
+        root = symmetric_power(query_moment(mean, covariance, asked), _METRIC_POWER / 2)
         values, vectors = principal_axes(root @ covariance @ root)
         live = values > values[0] * 1e-9
         values, vectors = values[live], vectors[:, live]
@@ -134,17 +136,20 @@ class TransformCode(Codec):
             "sizes": np.array([len(group) for group in groups], dtype=np.int32),
             "scales": np.zeros(2),
             "length": np.zeros(1),
+            "unbiased": np.array([int(asked is not None)], dtype=np.int32),
         }
         if self._has_scale:
-            _, logs = self.bind(d, state)._quantise(rows[:8_192])
+            fitted, sample = self.bind(d, state), rows[:8_192]
+            logs, _ = fitted._scaled(sample, *fitted._words_of(sample))
             logs = logs[np.isfinite(logs)] if np.isfinite(logs).any() else np.zeros(1, dtype=np.float32)
             low, high = np.quantile(logs, [0.0005, 0.9995])
-            state["scales"] = np.array([low - 0.02, high + 0.02])
-            state["length"] = np.array([common_length(wide_squared_norms(rows)[0])])
+            state["scales"] = np.array([low - _MARGIN, high + _MARGIN])
+            if asked is None:
+                state["length"] = np.array([common_length(wide_squared_norms(rows)[0])])
         return state
 
     def layout(self, dim: int) -> Layout:
-        """Return mean, integer basis, steps, the way back, words, axes of each byte, range of log scales, length."""
+        """Return mean, integer basis, steps, the way back, words, axes of each byte, range of logs, length, rule."""
         return {
             "mean": (np.float32, (dim,)),
             "basis": (np.int16, (dim, -1)),
@@ -155,6 +160,7 @@ class TransformCode(Codec):
             "sizes": (np.int32, (-1,)),
             "scales": (np.float64, (2,)),
             "length": (np.float64, (1,)),
+            "unbiased": (np.int32, (1,)),
         }
 
     def prepare_state(self) -> None:
@@ -175,8 +181,11 @@ class TransformCode(Codec):
         self._weight = state["step"] * state["step"]
         self._measured = state["step"] * state["unit"]
         self._bytes_used = len(sizes)
+        self._unbiased = bool(state["unbiased"][0])
         low, high = (float(value) for value in state["scales"])
         self._scale_bytes = ScaleBytes(low, high, float(state["length"][0]) if self._has_scale else 0.0)
+        if self._unbiased and self._scale_bytes.square:
+            raise ModelFormatError("transform_code: unbiased scales know no length")
 
     # Made by the first who asks: not every use of a model encodes, or searches by cosine.
 
@@ -190,48 +199,96 @@ class TransformCode(Codec):
 
     # Rows ------------------------------------------------------------------------------------------------
 
-    def _project(self, block: Float32, whole: Float32, out: Float32) -> None:
+    def _project(self, block: Float32, whole: Float32, out: Float32) -> Float32:
         """Write coordinates on the coded axes, each in a unit of its own; exact up to rounding of the centred row.
 
         Row and basis are whole numbers with norms of 4,000 at most, so every partial sum is below 2^24 and float32
         adds them exactly, in any order: the result does not depend on the batch. ``whole`` is overwritten.
+
+        Returns
+        -------
+        The lengths of the centred rows, ``(n,) float32``.
         """
         np.subtract(block, self.state["mean"], out=whole)
-        norm = np.sqrt(np.einsum("ij,ij->i", whole, whole))[:, None]
-        factor = np.float32(_NORM) / np.maximum(norm, np.float32(1e-30))
+        norm = np.sqrt(np.einsum("ij,ij->i", whole, whole))
+        factor = (np.float32(_NORM) / np.maximum(norm, np.float32(1e-30)))[:, None]
         whole *= factor
         np.rint(whole, out=whole)
         np.matmul(whole, self._basis, out=out)
         out *= np.float32(1) / factor
+        return np.asarray(norm)
 
-    def _quantise(self, X: Float32) -> tuple[Bytes, Float32]:
-        """Return word bytes ``(n, b)`` and the log of the exact scale ``(n,)``, -inf for the mean itself."""
+    def _words_of(self, X: Float32) -> tuple[Bytes, Float32, Float32]:
+        """Return word bytes ``(n, b)``, lengths of the centred rows ``(n,)`` and, after queries, unbiased scales."""
         codes = np.empty((len(X), self._bytes_used), dtype=np.uint8)
+        lengths = np.empty(len(X), dtype=np.float32)
         own, cross = np.ones(len(X), dtype=np.float32), np.ones(len(X), dtype=np.float32)
         size = min(len(X), _ENCODED_ROWS)
         centred, coordinates = np.empty((size, self.dim), np.float32), np.empty((size, len(self._weight)), np.float32)
         for start in range(0, len(X), size):
             block = X[start : start + size]
             rows, z = slice(start, start + len(block)), coordinates[: len(block)]
-            self._project(block, centred[: len(block)], z)
+            lengths[rows] = self._project(block, centred[: len(block)], z)
             for search in self._searches:
                 search(z, codes[rows])
-            if self._has_scale:
+            if self._unbiased:
                 z *= self._measured
                 np.einsum("ij,ij->i", z, z, out=own[rows])
                 z *= self.state["step"]
                 np.einsum("ij,ij->i", z, self._tables.rows(codes[rows]).astype(np.float32), out=cross[rows])
         ratio = own / np.maximum(cross, np.float32(1e-30))
-        logs = np.log(np.where((cross > 0) & (own > 0), ratio, np.float32(1.0)).astype(np.float64))
-        return codes, np.where(own > 0, logs, -np.inf).astype(np.float32)
+        return codes, lengths, np.where((cross > 0) & (own > 0), ratio, np.float32(1))
+
+    def _unscaled(self, words: Bytes) -> tuple[Float64, Float64]:
+        """Return squared lengths ``(n,)`` of what words stand for around the mean, and their products with the mean.
+
+        The same for a row whatever the batch.
+        """
+        if self._norms is not None:
+            squares, along, unsure = self._norms.parts(words)
+            far = np.flatnonzero(unsure)
+        else:
+            squares, along, far = np.empty(len(words)), np.empty(len(words)), np.arange(len(words))
+        mean = self.state["mean"].astype(np.float64)
+        for start in range(0, len(far), _ROWS):
+            rows = far[start : start + _ROWS]
+            near = self._tables.rows(words[rows]).astype(np.float64) @ self._wide_backward
+            squares[rows], along[rows] = np.einsum("ij,ij->i", near, near), np.einsum("ij,j->i", near, mean)
+        return squares, along
+
+    @cached_property
+    def _wide_backward(self) -> Float64:
+        return self.state["backward"].astype(np.float64)
+
+    def _scaled(
+        self, X: Float32, words: Bytes, lengths: Float32, unbiased: Float32
+    ) -> tuple[Float32, Callable[[Float32], Float64]]:
+        """Return the logarithms of the scales of rows ``(n, d)``, -inf for the mean itself.
+
+        Also a function that takes scales ``(n,)`` and returns the squared lengths of what is decoded with them.
+        """
+        if self._unbiased:
+            logs = np.log(unbiased.astype(np.float64))
+            return np.where(lengths > 0, logs, -np.inf).astype(np.float32), lambda scales: scales.astype(np.float64)
+        squares, along = self._unscaled(words)
+        square_of_mean = float(np.square(self.state["mean"], dtype=np.float64).sum())
+        wanted, _ = wide_squared_norms(X)
+        scale = length_scales(squares, along, wanted - square_of_mean, lengths)
+        logs = np.log(np.where(lengths > 0, scale, 1.0))
+
+        def decoded(scales: Float32) -> Float64:
+            wide = scales.astype(np.float64)
+            return np.asarray(square_of_mean + wide * (2.0 * along + wide * squares))
+
+        return np.where(lengths > 0, logs, -np.inf).astype(np.float32), decoded
 
     def encode(self, X: Float32) -> Bytes:
         """Return ``(n, bytes) uint8``."""
         codes = np.zeros((len(X), self.bytes), dtype=np.uint8)
-        words, logs = self._quantise(X)
-        codes[:, : self._bytes_used] = words
+        found = self._words_of(X)
+        codes[:, : self._bytes_used] = found[0]
         if self._has_scale:
-            codes[:, -1] = self._scale_bytes.of(logs, squared_norms(X))
+            codes[:, -1] = self._scale_bytes.of(*self._scaled(X, *found))
         return codes
 
     def decode(self, codes: Bytes) -> Float32:
@@ -271,23 +328,18 @@ class TransformCode(Codec):
         scores += prepared.offset[:, None]
         return scores
 
-    def common_square(self, codes: Bytes) -> float | None:
-        """Return the squared length of all vectors coded, where they have the one that nearly all have."""
-        if self._has_scale and len(codes) and self._scale_bytes.unknown(codes[:, -1]) is None:
+    def cosine_squares(self, codes: Bytes) -> Float64 | float:
+        """Return squared lengths ``(n,)`` of decoded vectors, that of nearly all where the code says that it is it."""
+        other = self._scale_bytes.other(codes[:, -1]) if self._has_scale else None
+        if other is None:
+            return self.wide_squared_norms(codes)
+        if not other.size:
             return self._scale_bytes.square
-        return None
+        squares = np.full(len(codes), self._scale_bytes.square)
+        squares[other] = self.wide_squared_norms(codes[other])
+        return squares
 
     def squared_norms(self, codes: Bytes) -> Float32:
-        """Return ``(n,)`` squared lengths: those of the vectors coded where codes know them, else of the decoded."""
-        unknown = self._scale_bytes.unknown(codes[:, -1]) if self._has_scale else np.ones(len(codes), dtype=np.bool_)
-        if unknown is None or not unknown.all():
-            norms = np.full(len(codes), self._scale_bytes.square, dtype=np.float32)
-            if unknown is not None and unknown.any():
-                norms[unknown] = self._decoded_norms(codes[unknown])
-            return norms
-        return self._decoded_norms(codes)
-
-    def _decoded_norms(self, codes: Bytes) -> Float32:
         """Return ``(n,)`` squared norms of the decoded vectors, by tables where those are faster than decoding."""
         if self._norms is None:
             return super().squared_norms(codes)
@@ -298,28 +350,3 @@ class TransformCode(Codec):
         if unsure.any():
             norms[unsure] = super().squared_norms(codes[unsure])
         return norms
-
-
-def _symmetric_power(matrix: Float64, power: float) -> Float64:
-    """Return a power of a positive semi-definite matrix, eigenvalues held above a millionth of the largest."""
-    values, vectors = np.linalg.eigh(matrix)
-    values = np.maximum(values, max(float(values[-1]), 1e-300) * 1e-6)
-    return np.asarray((vectors * values**power) @ vectors.T)
-
-
-def _query_moment(mean: Float64, covariance: Float64, queries: Float32 | None) -> Float64:
-    """Return the second moment of the queries, with trace d.
-
-    It is drawn to the data's by 3 d imaginary rows, since few queries say little, and a little to the identity.
-    """
-    d = len(mean)
-    moment = covariance + np.outer(mean, mean)
-    trace = float(np.trace(moment))
-    moment = moment * (d / trace) if trace > 0 else np.eye(d)
-    if queries is not None and len(queries):
-        wide = queries.astype(np.float64)
-        seen = wide.T @ wide / len(wide)
-        share = len(wide) / (len(wide) + _QUERY_PRIOR * d)
-        if np.trace(seen) > 0:
-            moment = share * seen * (d / np.trace(seen)) + (1.0 - share) * moment
-    return np.asarray((1.0 - _PLAIN_SHARE) * moment + _PLAIN_SHARE * np.eye(d))
