@@ -199,7 +199,7 @@ CREATE OR REPLACE MACRO vec_search
                             FROM query(_vec_sql('SELECT rowid AS _vec_row FROM %N', source, NULL, NULL, NULL, NULL))
                             WHERE _vec_row >= _vec_index_last(index, current_database())),
                            k, oversample, metric, nprobe, _vec_index_last(index, current_database()),
-                           txid_current(), current_setting('search_path'), current_database())) AS _vec_named,
+                           txid_current(), current_setting('search_path'), current_database(), source)) AS _vec_named,
                        _vec_query(NULL, q, metric) AS _vec_asked
             ) JOIN query(_vec_sql(
                 'SELECT rowid AS _vec_row, %I AS _vec_v, %I AS _vec_tie, COLUMNS(_vec_kept()) AS ''_vec_c_\1'' FROM %N',

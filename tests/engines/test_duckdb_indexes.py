@@ -39,6 +39,7 @@ def fill_codes(con: duckdb.DuckDBPyConnection) -> None:
         """CREATE OR REPLACE TABLE docs AS SELECT *, vec_encode('m', emb) AS code, vec_encode('bits', emb) AS bits,
            vec_cell('m', emb) AS cell FROM docs"""
     )
+    con.execute("SELECT vec_index('near', 'docs', 'm')").fetchall()
 
 
 def search(con: duckdb.DuckDBPyConnection, q: np.ndarray, k: int = 10, probe: int = 24) -> list[int]:

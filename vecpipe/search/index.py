@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import glob
 import json
 import os
 import secrets
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ Places = npt.NDArray[np.int64]
 Marks = npt.NDArray[np.uint32]
 _FORMAT = "vecpipe index 2"
 _KEY = b"vecpipe"
+_STALE_SECONDS = 3_600
 
 
 class Index:
@@ -121,6 +124,7 @@ class Index:
             [("row", pa.int64()), ("code", pa.binary(width)), ("mark", pa.uint32())],
             metadata={_KEY: json.dumps(meta).encode()},
         )
+        _forget_drafts(path)
         new = path.with_name(f"{path.name}.{secrets.token_hex(4)}.new")
         try:
             with pa.OSFile(str(new), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
@@ -176,6 +180,14 @@ def marks_of(X: Float32) -> Marks:
 def has_cells(model: Model) -> bool:
     """Whether a model has a step of cells."""
     return any(isinstance(step, Cells) for step in model.steps)
+
+
+def _forget_drafts(path: Path) -> None:
+    """Delete what processes that were killed have left of an index; a draft of the last hour may still be written."""
+    for draft in path.parent.glob(f"{glob.escape(path.name)}.*.new"):
+        with contextlib.suppress(OSError):
+            if time.time() - draft.stat().st_mtime > _STALE_SECONDS:
+                draft.unlink()
 
 
 def _in_order(starts: Places, cells: int, rows: int) -> bool:

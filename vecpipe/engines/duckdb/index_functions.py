@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from vecpipe.columns.arrow import flat_array
 from vecpipe.engines.duckdb.handles import query_rows
-from vecpipe.engines.duckdb.indexes import Indexes, again, check_end, check_live, check_rows, index_name, named_rows
+from vecpipe.engines.duckdb.index_checks import again, check_end, check_live, check_rows, named_rows
+from vecpipe.engines.duckdb.indexes import Indexes, index_name
 from vecpipe.engines.duckdb.model_functions import exact
 from vecpipe.engines.duckdb.scalar import Scalar, constant
 from vecpipe.errors import EngineError, InputError, SpecError
@@ -70,7 +71,7 @@ def scalars(indexes: Indexes) -> Iterator[Scalar]:
             ends[at + 1] = ends[at]
             if asked.valid is not None and not asked.valid[at]:
                 continue
-            one, wanted, least, times, measure, cells, planned, transaction, place, database = given
+            one, wanted, least, times, measure, cells, planned, transaction, place, database, source = given
             if not all(isinstance(number, int) and number >= 1 for number in (least, times, cells)):
                 raise SpecError(
                     f"vec_search: k is {least!r}, oversample {times!r} and nprobe {cells!r}; expected whole numbers of "
@@ -89,6 +90,9 @@ def scalars(indexes: Indexes) -> Iterator[Scalar]:
                 if wanted is not None:
                     indexes.check_model(one, found, wanted, transaction, place)
                 check_end(found, new, transaction)
+                indexes.check_table(one, database, found, source, transaction, place)
+            if found.index.starts is not None and not asked.values[at].any():  # no cell is near to no direction
+                continue
             with one_blas_thread():
                 places = found.index.nearest(asked.values[at], least * times, metric_named(measure), cells)
             parts.append(named_rows(found, places, new, least))
@@ -111,7 +115,7 @@ def scalars(indexes: Indexes) -> Iterator[Scalar]:
     yield Scalar("_vec_index_drop", "name, database", "BOOLEAN", "Behind vec_index_drop.", drop, volatile=True)
     yield Scalar("_vec_indexes", "nothing", _LIST, "Behind vec_indexes.", listed, volatile=True)
     yield Scalar(
-        "_vec_index_rows", "name, model, q, tail, k, oversample, metric, nprobe, end, now, place, database",
+        "_vec_index_rows", "name, model, q, tail, k, oversample, metric, nprobe, end, now, place, database, source",
         "STRUCT(row BIGINT, mark BIGINT, needed BIGINT)[]", "Behind vec_search.", rows_of, volatile=True,
     )  # fmt: skip
     yield Scalar(

@@ -12,57 +12,28 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from vecpipe.cells import CellModel
 from vecpipe.columns.vectors import to_rows
 from vecpipe.engines.duckdb import catalog
-from vecpipe.engines.duckdb.places import OpenCursor
+from vecpipe.engines.duckdb.index_checks import TableIndex, TableState, again, check_all_rows, state_of
+from vecpipe.engines.duckdb.places import OpenCursor, go
 from vecpipe.errors import CapabilityError, EngineError, InputError, ModelFormatError, ModelNotFoundError, SpecError
 from vecpipe.kernels import one_blas_thread
 from vecpipe.ordered import in_order
 from vecpipe.rules import rows_named
-from vecpipe.search.index import Index, Places, has_cells, marks_of
+from vecpipe.search.index import Index, has_cells, marks_of
 from vecpipe.settings import INDEXES
 from vecpipe.sources import open_source
 from vecpipe.sql_names import quoted, quoted_table
 
 _PATH = "SELECT path, readonly FROM duckdb_databases() WHERE database_name = $1"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,99}")
-
-
-@dataclass(frozen=True)
-class TableIndex:
-    """An index with what it was made of.
-
-    Attributes
-    ----------
-    source, column : str
-        The table and its column of vectors.
-    since : int
-        The transaction that read the table; one that began earlier may see rows that this one did not.
-    """
-
-    index: Index
-    source: str
-    column: str
-    since: int
-
-    @cached_property
-    def last(self) -> int:
-        """Number of the last row that has a vector, -1 where none has; later ones are not in the index."""
-        return int(self.index.rows.max(initial=-1))
-
-    @cached_property
-    def place_of_last(self) -> int:
-        """Where that row stands in the index."""
-        return int(self.index.rows.argmax())
 
 
 class Indexes:
@@ -80,6 +51,7 @@ class Indexes:
         self._open = open_cursor
         self._newest = newest
         self._held: dict[tuple[str, str], TableIndex] = {}  # by database, which may be an attached one, and name
+        self._seen: dict[tuple[str, str], tuple[int, TableState | None]] = {}  # when its table was last looked at
         self._lock = threading.RLock()
 
     def build(self, name: str, source: str, model_name: str, column: str, place: str) -> TableIndex:
@@ -93,6 +65,8 @@ class Indexes:
             if model.codec is None:
                 raise CapabilityError(f"an index holds codes, but the model {model.spec!r} ends in no codec")
             [(since,)] = catalog.run(cursor, "SELECT txid_current()").fetchall()
+            in_file = self._file(name, database) is not None
+            _, state = state_of(cursor, source, database, place, in_file=in_file)
             sql = f"SELECT rowid AS row, {quoted(column)} AS v FROM {quoted_table(source)}"
             columns = catalog.run(cursor, f"FROM {quoted_table(source)} LIMIT 0").description
             if "rowid" in {str(described[0]).lower() for described in columns}:
@@ -101,7 +75,7 @@ class Indexes:
                     "needs: give the column another name"
                 )
             cells = CellModel(model) if has_cells(model) else None
-            rows, codes, marks, places = [], [], [], []
+            rows, codes, marks, places, others = [], [], [], [], []
             size = 0
 
             def encode(batch: Any, first: int) -> tuple[Any, ...]:
@@ -113,11 +87,12 @@ class Indexes:
                     cell, there = cells.assign(read.values, read.valid)
                     valid = there if valid is None else valid & there
                 kept = np.arange(len(read)) if valid is None else np.flatnonzero(valid)
-                numbers = batch.column("row").to_numpy()[kept]
+                numbers = batch.column("row").to_numpy()
+                rest, numbers = np.delete(numbers, kept), numbers[kept]
                 marked = marks_of(read.values[kept])
                 if len(kept) < len(read):
                     packed, cell = packed[kept], None if cell is None else cell[kept]
-                return numbers, packed, marked, cell
+                return numbers, packed, marked, cell, rest
 
             def calls() -> Iterator[Callable[[], tuple[Any, ...]]]:
                 first = 0
@@ -130,10 +105,11 @@ class Indexes:
             with one_blas_thread(), ThreadPoolExecutor(threads, "vecpipe-index") as pool:
                 for part in in_order(pool, calls(), 2 * threads):
                     assert part is not None
-                    number, packed, marked, cell = part
+                    number, packed, marked, cell, rest = part
                     rows.append(number)
                     codes.append(packed)
                     marks.append(marked)
+                    others.append(rest)
                     if cell is not None:
                         places.append(cell)
                     size += packed.nbytes
@@ -141,10 +117,15 @@ class Indexes:
             cursor.commit()
         finally:
             cursor.close()
-        found = TableIndex(Index.of(model, rows, codes, marks, places), source, column, int(since))
-        if path is not None:
-            found.index.save(path, {"source": source, "column": column})
-        self._hold((database, name), found)
+        index = Index.of(model, rows, codes, marks, places)
+        last = int(index.rows.max(initial=-1))
+        uncoded = sum(int(np.count_nonzero(rest <= last)) for rest in others)
+        found, key = TableIndex(index, source, column, int(since), uncoded, in_file), (database, name)
+        with self._lock:
+            self._refuse_too_much(key, index.nbytes)
+            if path is not None:
+                index.save(path, {"source": source, "column": column, "uncoded": uncoded})
+            self._held[key], self._seen[key] = found, (found.since, state)
         return found
 
     def drop(self, name: str, database: str) -> bool:
@@ -156,6 +137,7 @@ class Indexes:
             )
         with self._lock:
             there = self._held.pop((database, name), None) is not None
+            self._seen.pop((database, name), None)
         if path is not None and path.exists():
             path.unlink()
             there = True
@@ -182,8 +164,8 @@ class Indexes:
                 )
             index, about = Index.load(path)
             try:
-                found = TableIndex(index, str(about["source"]), str(about["column"]), -1)
-            except KeyError as error:
+                found = TableIndex(index, str(about["source"]), str(about["column"]), -1, int(about["uncoded"]), True)
+            except (KeyError, TypeError, ValueError) as error:
                 raise ModelFormatError(f"{path}: not a readable index ({error!r})") from error
             self._refuse_too_much((database, name), index.nbytes)
             self._held[database, name] = found
@@ -200,11 +182,42 @@ class Indexes:
         if newest.hash != found.index.model.hash:
             raise EngineError(f"index {name!r} was made with another model than {model_name!r} is now; {again(found)}")
 
-    def _hold(self, key: tuple[str, str], found: TableIndex) -> None:
+    def check_table(
+        self, name: str, database: str, found: TableIndex, source: str, transaction: int, place: str
+    ) -> None:
+        """Refuse where a table is not the one that an index was made of, or its rows have been numbered anew.
+
+        A table is looked at when there have been other transactions since the last search. Its rows are all read where
+        that is not enough: at the first search by an index from a file, and after a checkpoint that changed the
+        database's file.
+        """
+        key = database, name
         with self._lock:
-            self._held.pop(key, None)
-            self._refuse_too_much(key, found.index.nbytes)
-            self._held[key] = found
+            then, known = self._seen.get(key, (-1, None))
+        if known is not None and known.here and then <= transaction <= then + 1 and source == found.source:
+            with self._lock:
+                self._seen[key] = transaction, known
+            return
+        cursor = self._open("")
+        try:
+            now, state = state_of(cursor, source, database, place, in_file=found.in_file)
+            if known is not None and state is not None and state.database != known.database:
+                with self._lock:
+                    self._held.pop(key, None)
+                    self._seen.pop(key, None)
+                raise EngineError(f"index {name!r} was in memory for another database {database}: search again")
+            if known is not None and (state is None or state.table != known.table):
+                raise EngineError(
+                    f"index {name!r} was made of the table {found.source}, and {source} is another table now; "
+                    f"{again(found)}"
+                )
+            if state is None or state != known:
+                go(cursor, place)
+                check_all_rows(cursor, found, source)
+        finally:
+            cursor.close()
+        with self._lock:
+            self._seen[key] = max(now, transaction), state
 
     def _refuse_too_much(self, key: tuple[str, str], size: int) -> None:
         limit = INDEXES.read()
@@ -235,77 +248,3 @@ def index_name(name: Any) -> str:
     if name is None:
         raise SpecError("the name of an index is NULL; give the name that vec_index was called with")
     return str(name)
-
-
-def named_rows(found: TableIndex, places: Places, tail: Places, k: int) -> tuple[Places, Places, Places]:
-    """Return the rows that a search has to look at: those found in the index, its last row, and all rows after it.
-
-    Parameters
-    ----------
-    places : (r,) int64
-        What the index found.
-    tail : (t,) int64
-        Numbers of the rows of the table from the last row of the index on.
-    k
-        Rows that are wanted.
-
-    Returns
-    -------
-    row, mark, needed : (n,) int64
-        Number of each row; the mark of its vector, -1 where it is not in the index; how many rows that have a mark have
-        to be in the table.
-    """
-    needed = k if len(places) >= k else 0
-    if len(found.index) and found.place_of_last not in places:
-        needed += 1
-        places = np.append(places, found.place_of_last)  # held against its mark too: where it has moved, all may have
-    new = tail[tail > found.last]
-    rows = np.concatenate([found.index.rows[places], new])
-    marks = np.full(len(rows), -1)
-    marks[: len(places)] = found.index.marks[places]
-    return rows, marks, np.full(len(rows), needed)
-
-
-def check_end(found: TableIndex, tail: Places, transaction: int) -> None:
-    """Refuse where it cannot be told which rows are not in the index."""
-    if transaction < found.since:
-        raise EngineError(
-            f"the index of {found.source} was made after this transaction began, which may see rows that are not in "
-            "it: COMMIT and search again"
-        )
-    if len(found.index) and found.last not in tail:
-        raise EngineError(
-            f"the index of {found.source} cannot tell which rows are new: its last row has been deleted, changed or "
-            f"moved; {again(found)}"
-        )
-
-
-def check_rows(found: TableIndex, marks: Any, vectors: Any) -> None:
-    """Refuse where a row that the index names (NULL marks: it does not) holds another vector than it did."""
-    named = np.asarray(marks.is_valid().to_numpy(zero_copy_only=False), bool)
-    if not named.any():
-        return
-    rows = to_rows(vectors.filter(pa.array(named)), column=found.column)
-    same = marks_of(rows.values) == marks.drop_null().to_numpy().astype(np.uint32)
-    if rows.nulls or not same.all():
-        raise EngineError(
-            f"the index of {found.source} names rows that now hold other vectors: rows have moved; {again(found)}"
-        )
-
-
-def check_live(found: TableIndex, needed: Any, live: Any) -> None:
-    """Refuse where so many of the rows that the index found are gone that others may be nearer.
-
-    ``needed`` says for each row how many of them there have to be, ``live`` how many there are.
-    """
-    missing = np.flatnonzero(needed.to_numpy() > live.to_numpy())
-    if len(missing):
-        raise EngineError(
-            f"of the rows that the index of {found.source} names, {live[int(missing[0])]} are still in the table and "
-            f"{needed[int(missing[0])]} are needed for an answer: {again(found)}, or search with a larger oversample"
-        )
-
-
-def again(found: TableIndex) -> str:
-    """Return what to do about an index that has no answer."""
-    return f"make it again: SELECT vec_index(..., '{found.source}', ...)"
