@@ -170,9 +170,7 @@ class Candidates:
         nth = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         scores[order[np.repeat(first, counts) + nth], np.repeat(np.arange(len(owners)), counts)] = np.nan
 
-    def _near(
-        self, X: Float32, norms: Float64, which: Places, owners: Places | None
-    ) -> tuple[Places, Places]:
+    def _near(self, X: Float32, norms: Float64, which: Places, owners: Places | None) -> tuple[Places, Places]:
         """Return pairs that may reach the bar, whatever rounding did to the product."""
         kind: Any = np.float64 if _odd(norms) or _odd(self._wide_norms[which]) else np.float32
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
