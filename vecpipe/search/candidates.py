@@ -151,8 +151,8 @@ class Candidates:
         norms = np.sqrt(squares)
         queries, rows = self._near(X, norms, which, owners)
         if len(rows) > 2 * _MANY * (self.k + 1) * max(1, len(which)):
-            # Far more rows than can win: copies of each other, most likely. Of equal rows the first k are enough, and as
-            # many more as a query may own.
+            # Far more rows than can win: copies of each other, most likely. Of equal rows the first k are enough, and
+            # as many more as a query may own.
             kept = _first_copies(X, rank(), self.k + _largest(owners))
             if len(kept) < len(X):
                 queries, rows = self._near(X[kept], norms[kept], which, None if owners is None else owners[kept])
@@ -191,7 +191,7 @@ class Candidates:
                 both = self._wide_norms[which][:, None] ** 2 + norms**2
                 scores = (2.0 * scores - both).astype(kind)
                 slack = (4 * unit * both).astype(kind)
-            # Beyond float32 all scores are one, and ties: the bar may not tell them apart by what float64 holds of them.
+            # Beyond float32 all scores are one, and ties: what float64 holds of them may not tell them apart.
             bar = np.minimum(self._bar(which), _MOST).astype(kind)
             if self.metric == "l2":
                 bar = -(bar * bar) * kind(1 + 1e-6)

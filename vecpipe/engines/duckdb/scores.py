@@ -17,7 +17,7 @@ from vecpipe.engines.duckdb.exact import Asked
 from vecpipe.engines.duckdb.handles import NO_MODEL, Query, query_of
 from vecpipe.engines.duckdb.last import Last
 from vecpipe.engines.duckdb.native.aggregate import check_vectors
-from vecpipe.engines.duckdb.native.memory import ANY, BLOB, VARCHAR
+from vecpipe.engines.duckdb.native.memory import ANY, BIT, BLOB, VARCHAR
 from vecpipe.engines.duckdb.native.reading import Reader, inline
 from vecpipe.engines.duckdb.native.scalars import FloatFunction
 from vecpipe.errors import InputError, SpecError
@@ -34,7 +34,7 @@ def _rows(at: npt.NDArray[np.intp] | None, valid: Mask | None) -> npt.NDArray[np
     return np.flatnonzero(valid) if at is None else at[valid[at]]
 
 
-def _of_codes(reader: Reader, columns: Sequence[int], count: int) -> Float32:
+def _of_codes(kind: str, reader: Reader, columns: Sequence[int], count: int) -> Float32:
     code, handle = columns
     valid = reader.validity(code, count)
     out = None
@@ -44,8 +44,9 @@ def _of_codes(reader: Reader, columns: Sequence[int], count: int) -> Float32:
         if model is None or queries is None:
             raise SpecError(NO_MODEL)
         if model.codec is None:
-            raise InputError("vec_score: v: expected vectors, got BLOB; the model has no codec")
-        codes = reader.codes(code, count, rows, model.bytes_per_vector, "vec_score: code")
+            raise InputError(f"vec_score: v: expected vectors, got {kind}; the model has no codec")
+        read = reader.bits if kind == "BIT" else reader.codes
+        codes = read(code, count, rows, model.bytes_per_vector, "vec_score: code")
         with one_blas_thread():
             scores: Float32 = model.score(queries, codes)[0]
         if rows is None:
@@ -141,7 +142,8 @@ def _carried(query: Query, values: npt.NDArray[Any], rows: npt.NDArray[np.int64]
 
 
 SCORES = (
-    FloatFunction("_vec_score", "vec_score", (BLOB, VARCHAR), _of_codes),
+    FloatFunction("_vec_score", "vec_score", (BLOB, VARCHAR), partial(_of_codes, "BLOB")),
+    FloatFunction("_vec_score", "vec_score", (BIT, VARCHAR), partial(_of_codes, "BIT")),
     FloatFunction("_vec_score", "vec_score", (ANY, VARCHAR), partial(_of_vectors, "v", False)),
     FloatFunction("_vec_exact", "vec_exact", (BLOB, VARCHAR), _no_codes),
     FloatFunction("_vec_exact", "vec_exact", (ANY, VARCHAR), partial(_of_vectors, "v", True)),
