@@ -300,27 +300,6 @@ class Reader:
             found.setdefault(value, []).append(row)
         return [(value, np.array(at, np.intp)) for value, at in found.items()]
 
-    def bits(
-        self, vector: int, count: int, rows: NDArray[np.intp] | None, width: int, column: str
-    ) -> NDArray[np.uint8]:
-        """Read values of one length from a BIT column, as ``codes`` does; each stands behind its number of unused bits.
-
-        Raises
-        ------
-        InputError
-            A value has another length.
-        """
-        found = self.codes(vector, count, rows, width + 1, column, ahead=1)
-        short = np.flatnonzero(found[:, 0])
-        if short.size:
-            at = int(short[0])
-            row, bits = at if rows is None else int(rows[at]), 8 * width - int(found[at, 0])
-            raise InputError(
-                f"{column}: row {row} holds {bits} bits, but this model's codes have {8 * width}; "
-                "was the column written by another model?"
-            )
-        return np.ascontiguousarray(found[:, 1:])
-
     def codes(
         self, vector: int, count: int, rows: NDArray[np.intp] | None, width: int, column: str, ahead: int = 0
     ) -> NDArray[np.uint8]:
