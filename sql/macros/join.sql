@@ -20,12 +20,11 @@ CREATE OR REPLACE MACRO vec_knn_join(
     within := NULL, self := false
 ) AS TABLE
     WITH _vec_asked AS MATERIALIZED (
-        SELECT COLUMNS(lambda c: lower(c) = lower(id)) AS _vec_id,
-               COLUMNS(lambda c: lower(c) = lower(emb)) AS _vec_emb,
-               CASE WHEN within IS NULL THEN NULL
-                    ELSE COLUMNS(lambda c: lower(c) = lower(coalesce(within, id)))::VARCHAR END AS _vec_key,
-               (row_number() OVER ())::INTEGER - 1 AS _vec_at
-        FROM query_table(queries)
+        FROM query(_vec_sql(
+            'SELECT %I AS _vec_id, %I AS _vec_emb, %I::VARCHAR AS _vec_key,
+                    (row_number() OVER ())::INTEGER - 1 AS _vec_at FROM %T',
+            coalesce(id, 'vec_knn_join: id is NULL'), coalesce(emb, 'vec_knn_join: emb is NULL'), within, queries, NULL
+        ))
     ),
     _vec_found AS (
         SELECT _vec_id, unnest(_vec_pairs) AS _vec_pair
@@ -39,11 +38,10 @@ CREATE OR REPLACE MACRO vec_knn_join(
                         FROM _vec_asked),
                        _vec_id, _vec_v, _vec_key, CASE WHEN self THEN _vec_id::VARCHAR END) AS _vec_pairs
             FROM (
-                SELECT COLUMNS(lambda c: lower(c) = lower(id)) AS _vec_id,
-                       COLUMNS(lambda c: lower(c) = lower(coalesce(code, emb))) AS _vec_v,
-                       CASE WHEN within IS NULL THEN NULL
-                            ELSE COLUMNS(lambda c: lower(c) = lower(coalesce(within, id)))::VARCHAR END AS _vec_key
-                FROM query_table(docs)
+                FROM query(_vec_sql(
+                    'SELECT %I AS _vec_id, %I AS _vec_v, %I::VARCHAR AS _vec_key FROM %T',
+                    id, coalesce(code, emb), within, docs, NULL
+                ))
             )
         )
         WHERE len(_vec_pairs) > 0

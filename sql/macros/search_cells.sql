@@ -67,7 +67,8 @@ CREATE OR REPLACE MACRO vec_cells_report(source, cell, vectors, model) AS TABLE
 -- Returns: queries, k, recall, low, high, worst, search_ms
 CREATE OR REPLACE MACRO vec_recall(
     source, queries, vectors, q := NULL, model := NULL, code := NULL, bits := NULL, rerank := NULL, stages := NULL,
-    models := NULL, cell := NULL, index := NULL, ties := NULL, nprobe := 16, k := 10, oversample := NULL, metric := 'cosine', sample := 200
+    models := NULL, cell := NULL, index := NULL, ties := NULL, nprobe := 16, k := 10, oversample := NULL,
+    metric := 'cosine', sample := 200
 ) AS TABLE
     SELECT unnest(_vec_recall(source, queries, vectors, coalesce(q, vectors), sample, {
         'model': model, 'code': code, 'bits': bits, 'rerank': rerank, 'stages': stages, 'models': models,

@@ -168,6 +168,15 @@ def test_self_that_is_null_is_refused(con: duckdb.DuckDBPyConnection) -> None:
         con.execute("FROM vec_knn_join('docs', 'docs', self := NULL)").fetchall()
 
 
+@pytest.mark.parametrize("argument", ["id", "emb", "code", "within"])
+def test_a_column_that_is_not_there_is_named(con: duckdb.DuckDBPyConnection, argument: str) -> None:
+    given(con, "docs", grid(5, 33))
+    with pytest.raises(duckdb.Error, match='column "nowhere" not found'):
+        con.execute(f"FROM vec_knn_join('docs', 'docs', {argument} := 'nowhere')").fetchall()
+    with pytest.raises(duckdb.Error, match="vec_knn_join: emb is NULL"):
+        con.execute("FROM vec_knn_join('docs', 'docs', emb := NULL)").fetchall()
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_products_beyond_float32_are_ties_whatever_the_blocks(con: duckdb.DuckDBPyConnection, sign: int) -> None:
     X = (np.random.default_rng(34).standard_normal((6000, D)) * 1e20).astype(np.float32)

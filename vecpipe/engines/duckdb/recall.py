@@ -90,7 +90,7 @@ def _audit(
     if k < 1 or sample < 1:
         raise SpecError(f"vec_recall: k is {k} and sample is {sample}; expected at least 1 of each")
     if not given.keys() & {"code", "rerank", "stages"}:
-        raise SpecError("vec_recall needs code :=, rerank := or stages := with the names of columns")
+        raise SpecError("vec_recall needs code := or rerank := with the name of a column, or stages :=")
     if "cell" not in given and "index" not in given:
         given.pop("nprobe", None)
         if "code" not in given and "bits" not in given:
