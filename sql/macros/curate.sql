@@ -53,7 +53,8 @@ CREATE OR REPLACE MACRO vec_diverse(source, k := 10, metric := 'cosine', id := '
     FROM (SELECT g.ids, unnest(g.chosen) AS chosen, generate_subscripts(g.chosen, 1) AS pick
           FROM (SELECT list(t.item ORDER BY t.item) AS ids,
                        vec_farthest(list(t.v ORDER BY t.item), k, metric) AS chosen
-                FROM (SELECT COLUMNS(lambda c: lower(c) = lower(id)) AS item,
-                             COLUMNS(lambda c: lower(c) = lower(emb)) AS v
-                      FROM query_table(source)) AS t) AS g) AS f
+                FROM query(_vec_sql(
+                    'SELECT %I AS item, %I AS v FROM %T',
+                    coalesce(id, 'vec_diverse: id is NULL'), coalesce(emb, 'vec_diverse: emb is NULL'), source, NULL, NULL
+                )) AS t) AS g) AS f
     ORDER BY 1;

@@ -13,19 +13,18 @@ CREATE OR REPLACE MACRO _vec_join_model(code, model) AS
 --   id, emb  names of the columns of ids and of vectors, in both
 --   code     column of codes in docs, scored through the model, instead of its vectors
 --   within   column in both whose values must be equal, as text: the nearest rows of the same tenant, language, day
---   self     queries and docs are the same rows: a row does not find itself
+--   self     queries and docs are the same rows: a row does not find itself, nor others with its id
 -- Returns: query_id, id, rank, score
 CREATE OR REPLACE MACRO vec_knn_join(
     queries, docs, k := 10, id := 'id', emb := 'emb', code := NULL, model := NULL, metric := 'cosine',
     within := NULL, self := false
 ) AS TABLE
     WITH _vec_asked AS MATERIALIZED (
-        SELECT COLUMNS(lambda c: lower(c) = lower(id)) AS _vec_id,
-               COLUMNS(lambda c: lower(c) = lower(emb)) AS _vec_emb,
-               CASE WHEN within IS NULL THEN NULL
-                    ELSE COLUMNS(lambda c: lower(c) = lower(coalesce(within, id)))::VARCHAR END AS _vec_key,
-               (row_number() OVER ())::INTEGER - 1 AS _vec_at
-        FROM query_table(queries)
+        FROM query(_vec_sql(
+            'SELECT %I AS _vec_id, %I AS _vec_emb, %I::VARCHAR AS _vec_key,
+                    (row_number() OVER ())::INTEGER - 1 AS _vec_at FROM %T',
+            coalesce(id, 'vec_knn_join: id is NULL'), coalesce(emb, 'vec_knn_join: emb is NULL'), within, queries, NULL
+        ))
     ),
     _vec_found AS (
         SELECT _vec_id, unnest(_vec_pairs) AS _vec_pair
@@ -33,17 +32,16 @@ CREATE OR REPLACE MACRO vec_knn_join(
             SELECT _vec_id,
                    _vec_offer(
                        (SELECT _vec_gather(
-                            list(_vec_emb), list(_vec_key), list(_vec_at),
+                            list(_vec_emb), list(_vec_key), list(_vec_at), list(_vec_id::VARCHAR) FILTER (WHERE self),
                             _vec_join_model(code, model),
-                            _vec_count(k, 'vec_knn_join: k') + self::INTEGER, metric, within IS NOT NULL)
+                            _vec_count(k, 'vec_knn_join: k'), metric, within IS NOT NULL, self::BOOLEAN)
                         FROM _vec_asked),
-                       _vec_id, _vec_v, _vec_key) AS _vec_pairs
+                       _vec_id, _vec_v, _vec_key, CASE WHEN self THEN _vec_id::VARCHAR END) AS _vec_pairs
             FROM (
-                SELECT COLUMNS(lambda c: lower(c) = lower(id)) AS _vec_id,
-                       COLUMNS(lambda c: lower(c) = lower(coalesce(code, emb))) AS _vec_v,
-                       CASE WHEN within IS NULL THEN NULL
-                            ELSE COLUMNS(lambda c: lower(c) = lower(coalesce(within, id)))::VARCHAR END AS _vec_key
-                FROM query_table(docs)
+                FROM query(_vec_sql(
+                    'SELECT %I AS _vec_id, %I AS _vec_v, %I::VARCHAR AS _vec_key FROM %T',
+                    id, coalesce(code, emb), within, docs, NULL
+                ))
             )
         )
         WHERE len(_vec_pairs) > 0
@@ -53,7 +51,6 @@ CREATE OR REPLACE MACRO vec_knn_join(
         SELECT _vec_asked._vec_id AS query_id, _vec_found._vec_id, _vec_pair.score AS score, _vec_at,
                row_number() OVER (PARTITION BY _vec_at ORDER BY _vec_pair.score DESC, _vec_found._vec_id) AS rank
         FROM _vec_found JOIN _vec_asked ON _vec_at = _vec_pair.query
-        WHERE NOT self OR _vec_asked._vec_id::VARCHAR IS DISTINCT FROM _vec_found._vec_id::VARCHAR
     )
     WHERE rank <= _vec_count(k, 'vec_knn_join: k')
     ORDER BY _vec_at, rank;

@@ -6,8 +6,8 @@
 -- that list, which is the most it can have: with whole lists the formulae are exact, with short ones the correction is
 -- an upper bound, and rows in no list of the bank are all treated alike.
 
--- ln of the sum of exp(beta * score) over the queries of the bank, for each row of the list; 0 where the bank is empty.
--- Every exponent is taken from the largest term of its row, so that no beta overflows.
+-- ln of the sum of exp(beta * score) over the queries of the bank, for each row of the list; 0 where the bank is empty,
+-- which known says. Every exponent is taken from the largest term of its row, so that no beta overflows.
 CREATE OR REPLACE MACRO _vec_log_sums(source, bank, beta) AS TABLE
     WITH _vec_pairs AS MATERIALIZED (
         SELECT b.query_id, b.id, beta * b.score::DOUBLE AS term,
@@ -36,7 +36,7 @@ CREATE OR REPLACE MACRO _vec_log_sums(source, bank, beta) AS TABLE
         WHERE p.id = t.id
         GROUP BY p.id
     )
-    SELECT s.id, coalesce(h.log_sum, a.log_sum, 0.0) AS log_sum
+    SELECT s.id, coalesce(h.log_sum, a.log_sum, 0.0) AS log_sum, a.log_sum IS NOT NULL AS known
     FROM (SELECT DISTINCT r.id FROM query_table(source) AS r) AS s
     CROSS JOIN _vec_all_last AS a
     LEFT JOIN _vec_held AS h ON h.id = s.id;
@@ -86,8 +86,8 @@ CREATE OR REPLACE MACRO vec_querybank_norm(source, bank, beta := 20, k := 1) AS 
 
 -- Dual-bank normalisation: the product of two inverted softmaxes, over a bank of queries and over a bank of rows like
 -- those that are searched (lists of those rows against the same table, without their own row), as natural logarithm.
--- Wang et al. 2023. With k, a factor counts only for queries that its bank activates, as in QB-Norm; a query that
--- neither activates keeps its scores.
+-- Wang et al. 2023. With k, a factor counts only for queries that its bank activates, as in QB-Norm. That of an empty
+-- bank does not count; a query for which neither does keeps its scores.
 -- Returns: query_id, id, rank, score
 CREATE OR REPLACE MACRO vec_dualbank_norm(
     source, query_bank, doc_bank, beta_query := 20, beta_doc := 20, k := NULL
@@ -99,10 +99,12 @@ CREATE OR REPLACE MACRO vec_dualbank_norm(
            row_number() OVER (PARTITION BY r.query_id ORDER BY r.corrected DESC, r.raw DESC, r.id) AS rank,
            r.corrected AS score
     FROM (SELECT l.query_id, l.id, l.score AS raw,
-                 CASE WHEN k IS NULL OR (qa.query_id IS NOT NULL AND da.query_id IS NOT NULL)
+                 CASE WHEN k IS NULL THEN qn.known ELSE qa.query_id IS NOT NULL END AS _vec_by_query,
+                 CASE WHEN k IS NULL THEN dn.known ELSE da.query_id IS NOT NULL END AS _vec_by_doc,
+                 CASE WHEN _vec_by_query AND _vec_by_doc
                       THEN (beta_query + beta_doc) * l.score::DOUBLE - qn.log_sum - dn.log_sum
-                      WHEN qa.query_id IS NOT NULL THEN beta_query * l.score::DOUBLE - qn.log_sum
-                      WHEN da.query_id IS NOT NULL THEN beta_doc * l.score::DOUBLE - dn.log_sum
+                      WHEN _vec_by_query THEN beta_query * l.score::DOUBLE - qn.log_sum
+                      WHEN _vec_by_doc THEN beta_doc * l.score::DOUBLE - dn.log_sum
                       ELSE l.score::DOUBLE END AS corrected
           FROM _vec_list AS l
           JOIN _vec_log_sums('_vec_list', '_vec_bank', _vec_positive(beta_query, 'vec_dualbank_norm: beta_query')) AS qn

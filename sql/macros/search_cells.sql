@@ -60,17 +60,18 @@ CREATE OR REPLACE MACRO vec_cells_report(source, cell, vectors, model) AS TABLE
            END AS advice
     FROM _vec_figures;
 
--- Recall of vec_search as it is set, against exact search: a sample of queries, recall@k with a 95 % interval, the
--- worst query, and the median time of a search. Sees committed tables and views, not the names of a WITH clause.
+-- Recall of a search for k rows as it is set, against exact search: a sample of queries, recall@k with a 95 % interval,
+-- the worst query, and the median time of a search. Sees committed tables and views, not the names of a WITH clause.
 --   queries, q  a table of queries and its column of vectors; vectors is the column of raw vectors of the table
---   the others  as in vec_search, or in vec_search_bits where bits is given
+--   the others  as in vec_search, in vec_search_bits where bits is given, in vec_search_stages where stages is
 -- Returns: queries, k, recall, low, high, worst, search_ms
 CREATE OR REPLACE MACRO vec_recall(
-    source, queries, vectors, q := NULL, model := NULL, code := NULL, bits := NULL, rerank := NULL, cell := NULL,
-    index := NULL, ties := NULL, nprobe := 16, k := 10, oversample := NULL, metric := 'cosine', sample := 200
+    source, queries, vectors, q := NULL, model := NULL, code := NULL, bits := NULL, rerank := NULL, stages := NULL,
+    models := NULL, cell := NULL, index := NULL, ties := NULL, nprobe := 16, k := 10, oversample := NULL,
+    metric := 'cosine', sample := 200
 ) AS TABLE
     SELECT unnest(_vec_recall(source, queries, vectors, coalesce(q, vectors), sample, {
-        'model': model, 'code': code, 'bits': bits, 'rerank': rerank, 'cell': cell, 'index': index,
-        'ties': ties, 'nprobe': nprobe, 'k': k, 'oversample': oversample, 'metric': metric
+        'model': model, 'code': code, 'bits': bits, 'rerank': rerank, 'stages': stages, 'models': models,
+        'cell': cell, 'index': index, 'ties': ties, 'nprobe': nprobe, 'k': k, 'oversample': oversample, 'metric': metric
     }, current_setting('search_path'), _vec_hidden))
     FROM (SELECT _vec_temporary() AS _vec_hidden);

@@ -8,12 +8,15 @@ CREATE OR REPLACE MACRO _vec_search_stages(source, q, stages, models, cell, near
             SELECT *, _vec_score(_vec_tie, _vec_query(models[2], q, metric)) AS _vec_fine
             FROM (
                 SELECT *, _vec_score(_vec_item, _vec_query(models[1], q, metric)) AS _vec_coarse
-                FROM query(_vec_rows(source, stages[1],
-                    coalesce(stages[3], 'vec_search_stages needs three columns in stages := [coarse, finer, vectors]'),
-                    stages[2]))
-                WHERE cell IS NULL
-                   OR list_contains(near, COLUMNS(lambda c: lower(c) = lower('_vec_c_' || coalesce(cell, stages[1]))))
-                      IS TRUE
+                FROM query(_vec_sql(
+                    'SELECT %I AS _vec_cell, %I AS _vec_item, %I AS _vec_v, %I AS _vec_tie,
+                         COLUMNS(_vec_kept()) AS ''_vec_c_\1'' FROM %T',
+                    cell, stages[1],
+                    coalesce(CASE WHEN len(stages) = 3 THEN stages[3] END,
+                             'vec_search_stages needs three columns in stages := [coarse, finer, vectors]'),
+                    stages[2], source
+                ))
+                WHERE cell IS NULL OR list_contains(near, _vec_cell) IS TRUE
                 ORDER BY _vec_coarse DESC NULLS LAST
                 LIMIT _vec_most(k, oversample[1])
             )
@@ -30,7 +33,7 @@ CREATE OR REPLACE MACRO _vec_search_stages(source, q, stages, models, cell, near
     LIMIT k;
 
 -- A funnel: shortlists by ever finer codes, then exact scores.
---   stages      three columns: coarse codes, finer codes, raw vectors, such as ['bits', 'code', 'emb']
+--   stages      three columns: coarse codes, finer codes, raw vectors, such as ['bits', 'code', 'emb']; bits may be BIT
 --   models      the models of the two columns of codes
 --   oversample  how many times k rows go on to the second stage, and how many to the third
 --   cell        column of cells: only rows of the nprobe cells nearest to q are looked at. They are cells of the model of

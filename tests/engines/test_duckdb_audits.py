@@ -44,15 +44,18 @@ def audit(con: duckdb.DuckDBPyConnection, more: str) -> dict[str, float]:
         "code := 'code', model := 'm', metric := 'ip'",
         "index := 'near', rerank := 'emb', nprobe := 1",
         "index := 'near', rerank := 'emb', nprobe := 2, ties := 'id', oversample := 2",
+        "stages := ['bits', 'code', 'emb'], models := ['bits', 'm'], oversample := [6, 2]",
+        "stages := ['bits', 'code', 'emb'], models := ['bits', 'm'], cell := 'cell', nprobe := 2",
     ],
 )
 def test_recall_is_the_share_of_the_exact_neighbours_that_a_search_finds(coded, more):
     metric = "ip" if "'ip'" in more else "cosine"
     k = 7 if "k := 7" in more else 10
     shares = []
+    search = "vec_search_stages" if "stages" in more else "vec_search"
     for (q,) in coded.execute("SELECT emb FROM asked").fetchall():
         exact = f"SELECT id FROM vec_search('docs', $q, rerank := 'emb', k := {k}, metric := '{metric}')"
-        found = {row for (row,) in coded.execute(f"SELECT id FROM vec_search('docs', $q, {more})", {"q": q}).fetchall()}
+        found = {row for (row,) in coded.execute(f"SELECT id FROM {search}('docs', $q, {more})", {"q": q}).fetchall()}
         shares.append(np.mean([row in found for (row,) in coded.execute(exact, {"q": q}).fetchall()]))
     measured = audit(coded, more)
     assert measured["queries"] == 60

@@ -247,6 +247,14 @@ def test_a_model_stored_in_this_transaction_must_be_committed_first(con):
         ("vec_search('docs', $q, model := 'm', cell := 'nowhere', rerank := 'emb')", "nowhere"),
         ("vec_search('docs', $q, model := 'm', cell := 'cell')", "needs code := or rerank :="),
         ("vec_search_stages('docs', $q, stages := ['bits', 'code'], models := ['bits', 'm'])", "needs three columns"),
+        (
+            "vec_search_stages('docs', $q, stages := ['bits', 'code', 'emb', 'emb'], models := ['bits', 'm'])",
+            "needs three columns",
+        ),
+        (
+            "vec_search_stages('docs', $q, ['bits', 'code', 'emb'], ['bits', 'm'], cell := 'nowhere')",
+            'column "nowhere" not found',
+        ),
         ("vec_search_range('docs', $q, 0.5, code := 'code', model := 'm', rerank := 'emb')", "margin"),
     ],
 )
@@ -298,6 +306,8 @@ def test_a_funnel_wide_enough_is_exact_search(con, metric):
     call = f"""vec_search_stages('docs', $q, stages := ['bits', 'code', 'emb'], models := ['bits', 'm'], k := 5,
                                  oversample := [80, 60], metric := '{metric}')"""
     exact = ids(con, f"vec_search('docs', $q, rerank := 'emb', k := 5, metric := '{metric}')")
+    assert ids(con, call) == exact
+    con.execute("ALTER TABLE docs ALTER bits TYPE BIT")
     assert ids(con, call) == exact
 
 

@@ -200,3 +200,12 @@ def test_a_wrong_call_says_what_is_wrong(docs, sql, message):
     with pytest.raises(duckdb.Error) as caught:
         docs.execute(sql).fetchall()
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("argument", ["id", "emb"])
+def test_a_column_of_vec_diverse_that_is_not_there_is_named(con, argument):
+    con.execute("CREATE TABLE few AS SELECT 1 AS id, [1.0, 2.0] AS emb")
+    with pytest.raises(duckdb.Error, match='column "nowhere" not found'):
+        con.execute(f"FROM vec_diverse('few', {argument} := 'nowhere')").fetchall()
+    with pytest.raises(duckdb.Error, match="vec_diverse: emb is NULL"):
+        con.execute("FROM vec_diverse('few', emb := NULL)").fetchall()

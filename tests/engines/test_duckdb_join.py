@@ -133,6 +133,64 @@ def test_a_row_does_not_find_itself_in_a_self_join(con: duckdb.DuckDBPyConnectio
     assert joined(con, "'docs', 'docs', k := 3, self := true") == expected(scores, 3)
 
 
+@pytest.mark.parametrize("settings", ["", ", within := 'tenant'", ", code := 'code', model := 'm'"])
+@pytest.mark.parametrize("chunks", [4, 700])
+def test_rows_of_one_id_do_not_find_each_other_in_a_self_join(
+    con: duckdb.DuckDBPyConnection, chunks: int, settings: str
+) -> None:
+    X = np.repeat(grid(1500, 31), 2, axis=0)
+    X[-900:] = X[0]  # more copies than are scored one by one
+    owner = np.random.default_rng(32).permutation(len(X)) // chunks
+    tenant = np.arange(len(X)) % 3
+    given(con, "plain", X, owner=owner, tenant=tenant)
+    con.execute("SELECT vec_fit_query('m', 'float16', 'SELECT emb FROM plain')").fetchall()
+    con.execute(
+        "CREATE TABLE docs AS SELECT nullif(owner, 1) AS id, emb, vec_encode('m', emb) AS code, tenant "
+        "FROM plain ORDER BY plain.id"
+    )
+    scores = scores_of(X, X, "ip")
+    scores[owner[:, None] == owner[None]] = np.nan
+    if "within" in settings:
+        scores[tenant[:, None] != tenant[None]] = np.nan
+    found = con.execute(
+        f"FROM vec_knn_join('docs', 'docs', k := 3, metric := 'ip', self := true{settings})"
+    ).fetchnumpy()
+    ids = np.where(owner == 1, 10_000, owner)  # NULL comes last
+    best = np.lexsort((np.broadcast_to(ids, scores.shape), -np.nan_to_num(scores, nan=-np.inf)))[:, :3]
+    assert np.ma.filled(found["query_id"], 10_000).tolist() == np.repeat(ids, 3).tolist()
+    assert np.ma.filled(found["id"], 10_000).tolist() == ids[best].ravel().tolist()
+    assert found["score"].tolist() == np.take_along_axis(scores, best, axis=1).ravel().tolist()
+
+
+def test_self_that_is_null_is_refused(con: duckdb.DuckDBPyConnection) -> None:
+    given(con, "docs", grid(5, 33))
+    with pytest.raises(duckdb.Error, match="self is NULL; expected true or false"):
+        con.execute("FROM vec_knn_join('docs', 'docs', self := NULL)").fetchall()
+
+
+@pytest.mark.parametrize("argument", ["id", "emb", "code", "within"])
+def test_a_column_that_is_not_there_is_named(con: duckdb.DuckDBPyConnection, argument: str) -> None:
+    given(con, "docs", grid(5, 33))
+    with pytest.raises(duckdb.Error, match='column "nowhere" not found'):
+        con.execute(f"FROM vec_knn_join('docs', 'docs', {argument} := 'nowhere')").fetchall()
+    with pytest.raises(duckdb.Error, match="vec_knn_join: emb is NULL"):
+        con.execute("FROM vec_knn_join('docs', 'docs', emb := NULL)").fetchall()
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_products_beyond_float32_are_ties_whatever_the_blocks(con: duckdb.DuckDBPyConnection, sign: int) -> None:
+    X = (np.random.default_rng(34).standard_normal((6000, D)) * 1e20).astype(np.float32)
+    X[:, 0] = sign * np.abs(X[:, 0])
+    given(con, "docs", X)
+    Q = np.zeros((2, D), np.float32)
+    Q[0, 0], Q[1, :2] = 1e20, 1e20
+    given(con, "queries", Q)
+    with np.errstate(over="ignore"):
+        scores = scores_of(Q, X, "ip")
+    assert np.isinf(scores[0]).sum() > 5000
+    assert joined(con, "'queries', 'docs', k := 4, metric := 'ip'") == expected(scores, 4)
+
+
 @pytest.mark.parametrize("kind", ["VARCHAR", "UUID", "DATE", "HUGEINT", "ENUM"])
 def test_ids_of_any_plain_type(con: duckdb.DuckDBPyConnection, kind: str) -> None:
     given(con, "numbered", np.repeat(grid(2, 20), 40, axis=0))

@@ -98,6 +98,21 @@ def test_rows_that_lie_apart(coded, name, source):
         agree(rows)
 
 
+@pytest.mark.parametrize("table", ["codes", "whole", "(FROM codes ORDER BY hash(id))"])
+@pytest.mark.parametrize("name", ["bits", "int8"])
+def test_codes_as_bit_score_as_they_do_as_blob(coded, name, table):
+    h = handle(coded, name)
+    agree(coded.execute(f"SELECT vec_score({name}::BIT, $h), {name}, $h FROM {table}", {"h": h}).fetchall())
+
+
+@pytest.mark.parametrize(
+    ("bits", "found"), [("1" * 12, "12 bits, but this model's codes have 16"), ("1" * 8, "1 bytes")]
+)
+def test_bits_of_another_width_are_refused(coded, bits, found):
+    with pytest.raises(duckdb.InvalidInputException, match=f"vec_score: code: row 0 holds {found}"):
+        coded.execute(f"SELECT vec_score('{bits}'::BIT, $1)", [handle(coded, "bits")]).fetchall()
+
+
 def test_compressed_columns_of_a_file(coded, tmp_path):
     h = handle(coded, "int8")
     with vecpipe.connect(tmp_path / "codes.duckdb") as con:

@@ -102,11 +102,15 @@ def test_an_empty_bank_leaves_the_order_as_it_is(lists, call):
     )
 
 
-def test_an_empty_bank_of_docs_makes_dualbank_norm_the_inverted_softmax_of_the_other(lists):
+def test_an_empty_bank_makes_dualbank_norm_the_inverted_softmax_of_the_other(lists):
     lists.execute("CREATE TABLE none AS FROM bank LIMIT 0")
-    found = matrix(lists, "vec_dualbank_norm('found', 'bank', 'none', beta_query := 9, beta_doc := 1e-12)", S.shape)
     expected = matrix(lists, "vec_inverted_softmax('found', 'bank', beta := 9)", S.shape)
-    np.testing.assert_allclose(found, expected, atol=1e-9)
+    for query_bank, doc_bank in (("bank", "none"), ("none", "bank")):
+        found = matrix(
+            lists, f"vec_dualbank_norm('found', '{query_bank}', '{doc_bank}', beta_query := 9, beta_doc := 9)", S.shape
+        )
+        np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(matrix(lists, "vec_dualbank_norm('found', 'none', 'none')", S.shape), S)
 
 
 def csls(S: np.ndarray, bank: np.ndarray, k: int) -> np.ndarray:

@@ -62,6 +62,15 @@ def test_k_is_a_whole_number_of_at_least_one(con, way, k):
         con.execute("FROM " + WAYS[way].format(q=Q, k=k)).fetchall()
 
 
+@pytest.mark.parametrize("way", WAYS)
+def test_k_is_at_most_the_largest_limit(con, way):
+    found = con.execute("FROM " + WAYS[way].format(q=Q, k=2**62)).fetchall()
+    assert len(found) == 500
+    for k in (2**62 + 1, 2**63 - 1, 10**30):
+        with pytest.raises(duckdb.Error, match=f"k is {k}; expected at most {2**62}"):
+            con.execute("FROM " + WAYS[way].format(q=Q, k=k)).fetchall()
+
+
 @pytest.mark.parametrize("wrong", ["NULL", "'nan'::DOUBLE"])
 def test_the_bound_of_a_range_is_a_number(con, wrong):
     call = f"vec_search_range('docs', {Q}, {wrong}, rerank := 'emb')"

@@ -31,6 +31,7 @@ _PAIR_CELLS = 196_608
 _MANY = 8
 _USUAL_K = 1_000
 _EPS, _LEAST = float(np.finfo(np.float32).eps), float(np.finfo(np.float32).smallest_subnormal)
+_MOST = float(np.finfo(np.float32).max)
 
 Scores = Float32 | Float64
 
@@ -75,10 +76,14 @@ class Candidates:
         cosine, ip or l2; larger is closer.
     model
         Where the rows that are offered are codes: the model that wrote them.
+    owners : (m,) int64 or None
+        Numbers: no query finds a row that has the same one.
     """
 
-    def __init__(self, Q: Float32, k: int, metric: Metric, model: Model | None = None) -> None:
-        self.k, self.metric, self.model = k, metric, model
+    def __init__(
+        self, Q: Float32, k: int, metric: Metric, model: Model | None = None, owners: Places | None = None
+    ) -> None:
+        self.k, self.metric, self.model, self.owners = k, metric, model, owners
         self.Q = Q
         wide = Q.astype(np.float64)
         self._wide_norms = np.sqrt(np.vecdot(wide, wide))
@@ -99,7 +104,9 @@ class Candidates:
         """Memory it takes, about."""
         return 4 * self.Q.nbytes + 4 * len(self.Q) * min(self.k, _USUAL_K)
 
-    def offer(self, rows: Float32 | Bytes, rank: Ranks, among: Places | None = None) -> Pairs:
+    def offer(
+        self, rows: Float32 | Bytes, rank: Ranks, among: Places | None = None, owners: Places | None = None
+    ) -> Pairs:
         """Return the pairs that rank among the k best of their query so far, at most k of each query.
 
         Parameters
@@ -109,6 +116,8 @@ class Candidates:
             Gives ``(n,)`` distinct numbers, asked for only when scores tie: the row with the smaller one wins.
         among : (q,) int64
             The queries that may find these rows; None for all of them.
+        owners : (n,) int64
+            Where queries have owners: those of the rows, -1 for none that a query has.
 
         Raises
         ------
@@ -120,35 +129,48 @@ class Candidates:
         for number, part in enumerate(self._parts(len(chosen))):
             which = chosen[part]
             if self.model is None:
-                parts.append(self._vectors(np.asarray(rows, np.float32), which, rank))
+                parts.append(self._vectors(np.asarray(rows, np.float32), which, rank, owners))
             else:
                 assert self._prepared is not None
                 whole = among is None
                 queries = self._prepared[number] if whole else self.model.prepare(self.Q[which], self.metric)
-                parts.append(self._codes(self.model.score(queries, rows), which, rank))
+                parts.append(self._codes(self.model.score(queries, rows), which, rank, owners))
         return Pairs.join(parts)
 
-    def _codes(self, scores: Float32, which: Places, rank: Ranks) -> Pairs:
+    def _codes(self, scores: Float32, which: Places, rank: Ranks, owners: Places | None) -> Pairs:
         """Choose by the scores themselves: those of codes do not depend on the block."""
+        self._disown(scores, which, owners)
         queries, rows = self._hits(scores, self._bar(which), 0.0)
         return self._keep(which, queries, rows, scores[queries, rows], rank)
 
-    def _vectors(self, X: Float32, which: Places, rank: Ranks) -> Pairs:
+    def _vectors(self, X: Float32, which: Places, rank: Ranks, owners: Places | None) -> Pairs:
         squares, far = kernels.wide_squared_norms(X)
         bad = far[~np.isfinite(squares[far])]
         if bad.size:
             raise row_not_finite(X, int(bad[0]))
         norms = np.sqrt(squares)
-        queries, rows = self._near(X, norms, which)
+        queries, rows = self._near(X, norms, which, owners)
         if len(rows) > 2 * _MANY * (self.k + 1) * max(1, len(which)):
-            # Far more rows than can win: copies of each other, most likely. Of equal rows the first k are enough.
-            kept = _first_copies(X, rank(), self.k)
+            # Far more rows than can win: copies of each other, most likely. Of equal rows the first k are enough, and
+            # as many more as a query may own.
+            kept = _first_copies(X, rank(), self.k + _largest(owners))
             if len(kept) < len(X):
-                queries, rows = self._near(X[kept], norms[kept], which)
+                queries, rows = self._near(X[kept], norms[kept], which, None if owners is None else owners[kept])
                 rows = kept[rows]
         return self._keep(which, queries, rows, self._exact(X, which[queries], rows), rank)
 
-    def _near(self, X: Float32, norms: Float64, which: Places) -> tuple[Places, Places]:
+    def _disown(self, scores: Scores, which: Places, owners: Places | None) -> None:
+        """Take the scores ``(q, n)`` of rows away from the queries with the same owner."""
+        if self.owners is None or owners is None:
+            return
+        mine = self.owners[which]
+        order = np.argsort(mine)
+        first, last = (np.searchsorted(mine, owners, side, sorter=order) for side in ("left", "right"))
+        counts = last - first
+        nth = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        scores[order[np.repeat(first, counts) + nth], np.repeat(np.arange(len(owners)), counts)] = np.nan
+
+    def _near(self, X: Float32, norms: Float64, which: Places, owners: Places | None) -> tuple[Places, Places]:
         """Return pairs that may reach the bar, whatever rounding did to the product."""
         kind: Any = np.float64 if _odd(norms) or _odd(self._wide_norms[which]) else np.float32
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -169,15 +191,21 @@ class Candidates:
                 both = self._wide_norms[which][:, None] ** 2 + norms**2
                 scores = (2.0 * scores - both).astype(kind)
                 slack = (4 * unit * both).astype(kind)
-            bar = self._bar(which).astype(kind)
+            # Beyond float32 all scores are one, and ties: what float64 holds of them may not tell them apart.
+            bar = np.minimum(self._bar(which), _MOST).astype(kind)
             if self.metric == "l2":
                 bar = -(bar * bar) * kind(1 + 1e-6)
-            return self._hits(scores, bar, slack)
+            self._disown(scores, which, owners)
+            most = _MOST**2 if self.metric == "l2" else _MOST
+            return self._hits(scores, bar, slack, None if kind is np.float32 else most)
 
-    def _hits(self, scores: Scores, bar: Scores, slack: Scores | float) -> tuple[Places, Places]:
+    def _hits(
+        self, scores: Scores, bar: Scores, slack: Scores | float, most: float | None = None
+    ) -> tuple[Places, Places]:
         """Return the pairs whose scores may reach the bar, if rounding took ``slack`` from them; overwrites scores.
 
-        Where many rows would, the bar is raised to the block's own k-th best, less what rounding may have added.
+        Where many rows would, the bar is raised to the block's own k-th best, less what rounding may have added. Scores
+        beyond ``most``, of either sign, are infinite in float32, and ties.
         """
         n = scores.shape[1]
         kind: Any = scores.dtype.type
@@ -192,6 +220,9 @@ class Candidates:
         if len(many):
             surely = scores[many] - (kind(slack) if isinstance(slack, float) else 2 * slack[many])
             np.copyto(surely, -np.inf, where=np.isnan(surely))
+            if most is not None:
+                np.copyto(surely, -np.inf, where=surely < -most)
+                np.minimum(surely, most, out=surely)
             raised = np.maximum(bar[many], np.partition(surely, n - self.k, axis=1)[:, n - self.k])
             low = raised - kind(slack) if isinstance(slack, float) else raised
             hit[many] = scores[many] >= low[:, None]
@@ -252,6 +283,13 @@ class Candidates:
 def _odd(norms: Float64) -> bool:
     """Whether some lengths are so small or large that float32 may lose their products."""
     return bool((norms[kernels.beyond_float32(norms * norms)] > 0).any())
+
+
+def _largest(owners: Places | None) -> int:
+    """Return the most rows that have one owner."""
+    if owners is None:
+        return 0
+    return int(np.bincount(owners + 1)[1:].max(initial=0))
 
 
 def _first_copies(X: Float32, rank: Places, k: int) -> Places:

@@ -30,10 +30,11 @@ _OFFERED = "STRUCT(query INTEGER, score FLOAT)[]"
 
 
 class Join:
-    """The queries of one run of a join: their running bar, and which of them have which key."""
+    """The queries of one run of a join: their running bar, which of them have which key, and the ids they may own."""
 
-    def __init__(self, candidates: Candidates, keys: Any | None) -> None:
+    def __init__(self, candidates: Candidates, keys: Any | None, ids: Any | None) -> None:
         self.candidates = candidates
+        self.ids = ids
         self.keys: Any | None = None
         if keys is not None:
             encoded = keys.dictionary_encode()
@@ -51,9 +52,7 @@ class Join:
             else:
                 yield np.flatnonzero(valid), None
             return
-        codes = (
-            pc.index_in(flat_array(keys).cast(self.keys.type), self.keys).fill_null(-1).to_numpy(zero_copy_only=False)
-        )
+        codes = _numbers(keys, self.keys)
         if valid is not None:
             codes = np.where(valid, codes, -1)
         order = np.argsort(codes, kind="stable")
@@ -62,12 +61,21 @@ class Join:
             if code >= 0:
                 yield order[low:high], self.members[code]
 
+    def owners(self, ids: Any) -> npt.NDArray[np.int64] | None:
+        """Return the numbers of ids among those of the queries, -1 for others; None where queries find all rows."""
+        return None if self.ids is None else _numbers(ids, self.ids)
+
+
+def _numbers(texts: Any, known: Any) -> npt.NDArray[np.int64]:
+    found = pc.index_in(flat_array(texts).cast(known.type), known).fill_null(-1)
+    return np.asarray(found.to_numpy(zero_copy_only=False), np.int64)
+
 
 def scalars() -> Iterator[Scalar]:
     """Yield the functions; each call of them counts."""
     for name, arguments, returns, function in (
-        ("_vec_gather", "vectors, keys, places, model, k, metric, within", "VARCHAR", _gather),
-        ("_vec_offer", "handle, id, v, key", _OFFERED, _offer),
+        ("_vec_gather", "vectors, keys, places, ids, model, k, metric, within, self", "VARCHAR", _gather),
+        ("_vec_offer", "handle, id, v, key, own", _OFFERED, _offer),
     ):
         yield Scalar(name, arguments, returns, "Behind vec_knn_join.", function, volatile=True)
 
@@ -78,10 +86,12 @@ def _whole_number(value: Any, least: int) -> int:
     return value
 
 
-def _gather(vectors: Any, keys: Any, places: Any, *settings: Any) -> Any:
+def _gather(vectors: Any, keys: Any, places: Any, ids: Any, *settings: Any) -> Any:
     made: list[str | None] = []
-    columns = (*map(flat_array, (vectors, keys, places)), *(column.to_pylist() for column in settings))
-    for lists, texts, at, handle, kept, name, within in zip(*columns, strict=True):
+    columns = (*map(flat_array, (vectors, keys, places, ids)), *(column.to_pylist() for column in settings))
+    for lists, texts, at, own, handle, kept, name, within, apart in zip(*columns, strict=True):
+        if apart is None:
+            raise SpecError("vec_knn_join: self is NULL; expected true or false")
         if not lists.is_valid:
             made.append(None)
             continue
@@ -96,14 +106,18 @@ def _gather(vectors: Any, keys: Any, places: Any, *settings: Any) -> Any:
         if found is not None and rows.dim != found.dim:
             raise InputError(f"vec_knn_join: queries have {rows.dim} dimensions, the model takes {found.dim}")
         wanted = _whole_number(kept, 1)
+        known, owners = None, None
+        if apart:  # a row without an id is itself too
+            encoded = own.values.take(order).dictionary_encode("encode")
+            known, owners = encoded.dictionary, encoded.indices.to_numpy().astype(np.int64)
         with one_blas_thread():
-            candidates = Candidates(rows.values[order], wanted, metric_named(name), found)
+            candidates = Candidates(rows.values[order], wanted, metric_named(name), found, owners)
         alone = texts.values.take(order) if within else None
-        made.append(handles.keep_join(Join(candidates, alone), secrets.token_bytes(16), candidates.nbytes))
+        made.append(handles.keep_join(Join(candidates, alone, known), secrets.token_bytes(16), candidates.nbytes))
     return pa.array(made, pa.string())
 
 
-def _offer(handle: Any, ids: Any, v: Any, key: Any) -> Any:
+def _offer(handle: Any, ids: Any, v: Any, key: Any, own: Any) -> Any:
     names = set(handle.unique().to_pylist())
     if names == {None} or not names:
         return pa.nulls(len(v), _list_type())
@@ -130,14 +144,16 @@ def _offer(handle: Any, ids: Any, v: Any, key: Any) -> Any:
     checked = join.keys is not None or join.candidates.model is not None
     values, valid = _rows(join.candidates, v, check=checked)
     parts = []
+    owners = join.owners(own)
     with one_blas_thread():
         for at, queries in join.groups(key, valid):
             if len(at) == len(values):
                 with rows_named(_EMB):
-                    parts.append(join.candidates.offer(values, rank, queries))
+                    parts.append(join.candidates.offer(values, rank, queries, owners))
                 continue
             with rows_named(_EMB, positions=at):
-                pairs = join.candidates.offer(values[at], partial(_some, rank, at), queries)
+                some = None if owners is None else owners[at]
+                pairs = join.candidates.offer(values[at], partial(_some, rank, at), queries, some)
             parts.append(Pairs(at[pairs.rows], pairs.queries, pairs.scores))
     return _lists(len(v), Pairs.join(parts))
 

@@ -111,8 +111,16 @@ def _last(database: Database, index: Texts, where: Texts) -> Numbers:
     return [database.indexes.get(index_name(name), place or "").last for name, place in zip(index, where, strict=True)]
 
 
+_MOST = 1 << 62
+"""The largest number that DuckDB takes as a LIMIT."""
+
+
 def _limit(database: Database, k: Texts, times: Texts) -> Numbers:
-    return [_whole(a, "k") * _whole(b, "oversample") for a, b in zip(k, times, strict=True)]
+    found = [(_whole(a, "k"), _whole(b, "oversample")) for a, b in zip(k, times, strict=True)]
+    most = max(rows for rows, _ in found)
+    if most > _MOST:
+        raise SpecError(f"vec_search: k is {most}; expected at most {_MOST}, the largest LIMIT of DuckDB")
+    return [min(rows * more, _MOST) for rows, more in found]
 
 
 def _whole(text: str | None, what: str) -> int:

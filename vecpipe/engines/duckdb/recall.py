@@ -37,7 +37,10 @@ _AUDIT = pa.struct(
     ]
 )
 _RETURNS = "STRUCT(queries INTEGER, k INTEGER, recall DOUBLE, low DOUBLE, high DOUBLE, worst DOUBLE, search_ms DOUBLE)"
-_SETTINGS = ("model", "code", "bits", "rerank", "cell", "index", "ties", "nprobe", "k", "oversample", "metric")
+_SETTINGS = (
+    *("model", "code", "bits", "rerank", "stages", "models", "cell", "index", "ties", "nprobe", "k", "oversample"),
+    "metric",
+)
 
 
 def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
@@ -86,8 +89,8 @@ def _audit(
     k, metric = int(given["k"]), metric_named(given["metric"])
     if k < 1 or sample < 1:
         raise SpecError(f"vec_recall: k is {k} and sample is {sample}; expected at least 1 of each")
-    if "code" not in given and "rerank" not in given:
-        raise SpecError("vec_recall needs code := or rerank := with the name of a column")
+    if not given.keys() & {"code", "rerank", "stages"}:
+        raise SpecError("vec_recall needs code := or rerank := with the name of a column, or stages :=")
     if "cell" not in given and "index" not in given:
         given.pop("nprobe", None)
         if "code" not in given and "bits" not in given:
@@ -97,7 +100,7 @@ def _audit(
     for rows in _batches(cursor, f"SELECT {quoted(vectors)} FROM {by_name(source)}", asked.shape[1]):
         best.add(rows)
     arguments = "".join(f", {name} := ${name}" for name in given)
-    search = "vec_search_bits" if "bits" in given else "vec_search"
+    search = "vec_search_stages" if "stages" in given else "vec_search_bits" if "bits" in given else "vec_search"
     sql = f"SELECT {quoted(vectors)} FROM {search}($source, $q::FLOAT[{asked.shape[1]}]{arguments})"
     shares, spent = [], []
     for row, one in enumerate(asked):

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vecpipe.arrays import Float32, Mask
+from vecpipe.arrays import Bytes, Float32, Mask
 from vecpipe.engines.duckdb.exact import Asked
 from vecpipe.engines.duckdb.handles import NO_MODEL, Query, query_of
 from vecpipe.engines.duckdb.last import Last
 from vecpipe.engines.duckdb.native.aggregate import check_vectors
-from vecpipe.engines.duckdb.native.memory import ANY, BLOB, VARCHAR
+from vecpipe.engines.duckdb.native.memory import ANY, BIT, BLOB, VARCHAR
 from vecpipe.engines.duckdb.native.reading import Reader, inline
 from vecpipe.engines.duckdb.native.scalars import FloatFunction
 from vecpipe.errors import InputError, SpecError
@@ -34,7 +34,21 @@ def _rows(at: npt.NDArray[np.intp] | None, valid: Mask | None) -> npt.NDArray[np
     return np.flatnonzero(valid) if at is None else at[valid[at]]
 
 
-def _of_codes(reader: Reader, columns: Sequence[int], count: int) -> Float32:
+def _bits(reader: Reader, vector: int, count: int, rows: npt.NDArray[np.intp] | None, width: int, column: str) -> Bytes:
+    """Read codes from a BIT column, where each stands behind its number of unused bits."""
+    found = reader.codes(vector, count, rows, width + 1, column, ahead=1)
+    short = np.flatnonzero(found[:, 0])
+    if short.size:
+        at = int(short[0])
+        row, bits = at if rows is None else int(rows[at]), 8 * width - int(found[at, 0])
+        raise InputError(
+            f"{column}: row {row} holds {bits} bits, but this model's codes have {8 * width}; "
+            "was the column written by another model?"
+        )
+    return np.ascontiguousarray(found[:, 1:])
+
+
+def _of_codes(kind: str, reader: Reader, columns: Sequence[int], count: int) -> Float32:
     code, handle = columns
     valid = reader.validity(code, count)
     out = None
@@ -44,8 +58,9 @@ def _of_codes(reader: Reader, columns: Sequence[int], count: int) -> Float32:
         if model is None or queries is None:
             raise SpecError(NO_MODEL)
         if model.codec is None:
-            raise InputError("vec_score: v: expected vectors, got BLOB; the model has no codec")
-        codes = reader.codes(code, count, rows, model.bytes_per_vector, "vec_score: code")
+            raise InputError(f"vec_score: v: expected vectors, got {kind}; the model has no codec")
+        read = _bits if kind == "BIT" else Reader.codes
+        codes = read(reader, code, count, rows, model.bytes_per_vector, "vec_score: code")
         with one_blas_thread():
             scores: Float32 = model.score(queries, codes)[0]
         if rows is None:
@@ -141,7 +156,8 @@ def _carried(query: Query, values: npt.NDArray[Any], rows: npt.NDArray[np.int64]
 
 
 SCORES = (
-    FloatFunction("_vec_score", "vec_score", (BLOB, VARCHAR), _of_codes),
+    FloatFunction("_vec_score", "vec_score", (BLOB, VARCHAR), partial(_of_codes, "BLOB")),
+    FloatFunction("_vec_score", "vec_score", (BIT, VARCHAR), partial(_of_codes, "BIT")),
     FloatFunction("_vec_score", "vec_score", (ANY, VARCHAR), partial(_of_vectors, "v", False)),
     FloatFunction("_vec_exact", "vec_exact", (BLOB, VARCHAR), _no_codes),
     FloatFunction("_vec_exact", "vec_exact", (ANY, VARCHAR), partial(_of_vectors, "v", True)),

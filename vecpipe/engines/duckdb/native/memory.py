@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-INTEGER, BIGINT, FLOAT, DOUBLE, VARCHAR, BLOB, DECIMAL = 4, 5, 10, 11, 17, 18, 19
+INTEGER, BIGINT, FLOAT, DOUBLE, VARCHAR, BLOB, DECIMAL, BIT = 4, 5, 10, 11, 17, 18, 19, 29
 HUGEINT, LIST, UUID, ARRAY, ANY, SQLNULL = 16, 24, 27, 33, 34, 36
 WIDE = "|V16"  # a 128-bit integer
 

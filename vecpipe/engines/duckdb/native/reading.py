@@ -301,9 +301,11 @@ class Reader:
         return [(value, np.array(at, np.intp)) for value, at in found.items()]
 
     def codes(
-        self, vector: int, count: int, rows: NDArray[np.intp] | None, width: int, column: str
+        self, vector: int, count: int, rows: NDArray[np.intp] | None, width: int, column: str, ahead: int = 0
     ) -> NDArray[np.uint8]:
         """Read values of one length from a BLOB column: ``(m, width)``, at rows (None for all) that are not NULL.
+
+        ``ahead`` is how many of the bytes are not the caller's, and not spoken of.
 
         Raises
         ------
@@ -317,7 +319,8 @@ class Reader:
             wrong = lengths != width
             if wrong.any():
                 at = int(wrong.argmax())
-                raise wrong_code_length(column, at if rows is None else int(rows[at]), int(lengths[at]), width)
+                row = at if rows is None else int(rows[at])
+                raise wrong_code_length(column, row, int(lengths[at]) - ahead, width - ahead)
         if width <= 12:
             inline = array_at(base, 16 * count, "|u1").reshape(count, 16)[:, 4 : 4 + width]
             return np.ascontiguousarray(inline if rows is None else inline[rows])
