@@ -119,7 +119,8 @@ def test_misuse_exits_with_2():
 def test_fit_apply_decode_over_files(tmp_path, docs):
     model, codes, back = tmp_path / "m.vecpipe", tmp_path / "codes.arrow", tmp_path / "back.parquet"
     assert "500 rows" in works("fit", docs, "center | pca(4) | int8", "--out", model)
-    assert "4 bytes a vector" in works("fit", docs, "center | pca(4) | int8", "--out", model)
+    assert "exists already" in fails("fit", docs, "center | pca(4) | int8", "--out", model)
+    assert "4 bytes a vector" in works("fit", docs, "center | pca(4) | int8", "--out", model, "--overwrite")
     said = works("apply", docs, model, codes, "--drop-vector", "--as", "c", "--keep", "id")
     assert "500 rows, new column c" in said
     works("apply", codes, model, back, "--decode", "--keep", "id")
@@ -487,3 +488,28 @@ def test_messages_lose_what_the_engine_puts_around_them():
     inner = "Invalid Input Error: Python exception occurred while executing the UDF: InputError: row 3 holds NaN"
     assert message(Exception(inner)) == "row 3 holds NaN"
     assert message(Exception("plain")) == "plain"
+
+
+def test_no_model_is_written_over_what_it_is_made_of(docs: Path, db: Path, tmp_path: Path) -> None:
+    works("fit", db, "int8", "--table", "docs", "--name", "m")
+    for command in (
+        ("fit", docs, "int8", "--out", docs),
+        ("fit", db, "int8", "--table", "docs", "--out", db),
+        ("fit", docs, "int8", "--name", "n", "--db", db, "--out", db),
+        ("export", db, "m", db),
+    ):
+        path = Path(command[-1])
+        before = path.read_bytes()
+        assert "a file of its own" in fails(*command, "--overwrite")
+        assert path.read_bytes() == before
+
+
+def test_codes_are_not_decoded_by_another_model_than_their_file_names(docs: Path, tmp_path: Path) -> None:
+    mine, other, coded = (tmp_path / name for name in ("mine.vecpipe", "other.vecpipe", "coded.parquet"))
+    works("fit", docs, "int8", "--out", mine)
+    works("fit", docs, "center | int8", "--out", other)
+    works("apply", docs, mine, coded)
+    said = fails("apply", coded, other, tmp_path / "back.parquet", "--decode", "--column", "code")
+    assert "says that its codes are by the model 'int8'" in " ".join(said.split())
+    assert not (tmp_path / "back.parquet").exists()
+    works("apply", coded, mine, tmp_path / "back.parquet", "--decode", "--column", "code")

@@ -73,5 +73,5 @@ CREATE OR REPLACE MACRO vec_recall(
     SELECT unnest(_vec_recall(source, queries, vectors, coalesce(q, vectors), sample, {
         'model': model, 'code': code, 'bits': bits, 'rerank': rerank, 'stages': stages, 'models': models,
         'cell': cell, 'index': index, 'ties': ties, 'nprobe': nprobe, 'k': k, 'oversample': oversample, 'metric': metric
-    }, current_setting('search_path'), _vec_hidden))
+    }, current_setting('search_path'), _vec_hidden), recursive := true)
     FROM (SELECT _vec_temporary() AS _vec_hidden);

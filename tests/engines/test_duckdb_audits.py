@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import duckdb
 import numpy as np
 import pytest
 from conftest import anisotropic, table_of
 
 import vecpipe
+from vecpipe.engines.duckdb import recall
 
 DIM = 12
 SQL = "FROM vec_recall('docs', 'asked', 'emb', {})"
@@ -200,3 +203,23 @@ def test_the_report_takes_a_cte_and_an_empty_table(coded):
     coded.execute("DELETE FROM docs")
     said = report(coded)
     assert (said["rows"], said["filled"], said["moved"], said["advice"]) == (0, 0, None, "fine")
+
+
+def test_an_audit_runs_once_whatever_is_selected(
+    con: duckdb.DuckDBPyConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    con.register("given", table_of(anisotropic(200, 8)))
+    con.execute("CREATE TABLE docs AS SELECT id, emb::FLOAT[8] AS emb FROM given")
+    runs: list[int] = []
+    audit = recall._audit
+
+    def counted(*given: Any) -> Any:
+        runs.append(1)
+        return audit(*given)
+
+    monkeypatch.setattr(recall, "_audit", counted)
+    for columns in ("*", "recall", "recall, low, high"):
+        runs.clear()
+        sql = f"SELECT {columns} FROM vec_recall('docs', 'docs', 'emb', rerank := 'emb', sample := 5)"
+        assert con.execute(sql).fetchall()
+        assert len(runs) == 1

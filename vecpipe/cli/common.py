@@ -98,3 +98,13 @@ def find_model(model: str, db: Path | None, *others: Path) -> Model:
         except ModelNotFoundError:
             continue
     return model_from_database(places[-1], model)
+
+
+def check_file(out: Path, *read: Path | None, overwrite: bool) -> None:
+    """Refuse to write a model over what is read, or over a file that is there without being told to."""
+    if not out.exists():
+        return
+    if any(path is not None and path.exists() and path.samefile(out) for path in read):
+        raise InputError(f"{out} is what is read here; give the model a file of its own")
+    if not overwrite:
+        raise InputError(f"{out} exists already; choose another name, or overwrite it (--overwrite)")

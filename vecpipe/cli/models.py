@@ -96,11 +96,9 @@ def export(db: Path, name: str, file: Path, overwrite: bool) -> None:
     \b
     vecpipe export docs.duckdb docs docs.vecpipe
     """
-    from vecpipe.cli.common import model_from_database
-    from vecpipe.errors import InputError
+    from vecpipe.cli.common import check_file, model_from_database
 
-    if file.exists() and not overwrite:
-        raise InputError(f"{file} exists already; choose another name, or overwrite it (--overwrite)")
+    check_file(file, db, overwrite=overwrite)
     model = model_from_database(db, name)
     model.save(file)
     click.echo(f"{file}: {model.spec}, {len(model.to_bytes()):,} bytes, hash {model.hash[:12]}")

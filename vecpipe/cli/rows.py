@@ -32,6 +32,7 @@ _on_invalid = click.option(
 @click.option("--name", help="Store the model under this name in a DuckDB catalog.")
 @click.option("--db", type=_PATH, help="Database of that catalog; the source itself by default, if it is one.")
 @click.option("--out", type=_PATH, help="Write the model to this file.")
+@click.option("--overwrite", is_flag=True, help="Replace that file where it is there.")
 @_on_invalid
 @progress_option
 def fit(
@@ -44,6 +45,7 @@ def fit(
     name: str | None,
     db: Path | None,
     out: Path | None,
+    overwrite: bool,
     on_invalid: Literal["error", "null"],
     progress_mode: str,
 ) -> None:
@@ -57,7 +59,7 @@ def fit(
     vecpipe fit docs.duckdb 'whiten | normalize | int8' --table docs --name docs
     vecpipe fit docs.duckdb 'pca(64)' --query "SELECT emb FROM docs WHERE lang = 'en'" --out en.vecpipe
     """
-    from vecpipe.cli.common import inside_database
+    from vecpipe.cli.common import check_file, inside_database
     from vecpipe.engines.duckdb import save_model
     from vecpipe.engines.duckdb.catalog import check_name
     from vecpipe.fitting.stream import fit as fit_rows
@@ -76,6 +78,8 @@ def fit(
     if name is not None:
         check_name(name)
     _check_places(out, None if name is None else db or source)
+    if out is not None:
+        check_file(out, source, db, overwrite=overwrite)
     with progress("fit", progress_mode) as report:
         if inside:
             model = _fit_database(source, table, query, spec, column, weight, on_invalid, report)

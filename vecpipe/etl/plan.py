@@ -17,7 +17,7 @@ from vecpipe.errors import InputError
 from vecpipe.etl.filling import rows_of_part
 from vecpipe.etl.parts import Computed
 from vecpipe.etl.tables import Table
-from vecpipe.etl.targets import Target
+from vecpipe.etl.targets import Target, record_in
 from vecpipe.etl.types import cast, plain
 from vecpipe.model import Model
 from vecpipe.rules import OnInvalid
@@ -59,6 +59,8 @@ def plan_of(
     """
     codes = decode and model.codec is not None
     vector = _code_column(rows_in.schema, column) if codes else vector_column(rows_in.schema, column)
+    if codes:
+        _check_writer(rows_in.schema, vector, model)
     name = output or ("decoded" if decode else "code" if model.codec else "vector")
     width = model.dim if decode else model.output_dim
     if isinstance(keep, str):
@@ -120,6 +122,16 @@ def _check_invertible(model: Model) -> None:
         model.inverse(np.zeros((1, model.output_dim), np.float32))
     else:
         model.decode(np.zeros((1, model.bytes_per_vector), np.uint8))
+
+
+def _check_writer(schema: Any, column: str, model: Model) -> None:
+    """Refuse to decode what a file says that another model has written."""
+    record = record_in(schema.metadata)
+    if record.get("column") == column and record.get("model", model.hash) != model.hash:
+        raise InputError(
+            f"{column}: the file says that its codes are by the model {record.get('spec')!r} with the hash "
+            f"{str(record['model'])[:12]}; this one is {model.spec!r} with the hash {model.hash[:12]}"
+        )
 
 
 def _code_column(schema: Any, column: str | None) -> str:

@@ -86,7 +86,8 @@ def open_target(path: str | Path, table: str | None = None) -> Target:
     raise InputError(f"{path}: expected a name ending in .parquet, .arrow, .feather or .duckdb")
 
 
-def _decoded(metadata: Any) -> dict[str, Any]:
+def record_in(metadata: Any) -> dict[str, Any]:
+    """Return the record of the run that made a file from its schema's metadata; empty where there is none."""
     try:
         found = json.loads((metadata or {}).get(_KEY, b"{}"))
     except ValueError:
@@ -109,7 +110,7 @@ class _FileTarget:
         if not self.path.exists():
             return None
         try:
-            return _decoded(self._metadata())
+            return record_in(self._metadata())
         except (pa.ArrowException, OSError):
             return {}
 
@@ -205,7 +206,7 @@ class DuckDBTarget:
             row = con.execute(_COMMENT, [schema, table]).fetchone()
         finally:
             con.close()
-        return None if row is None else _decoded({_KEY: row[0] or "{}"})
+        return None if row is None else record_in({_KEY: row[0] or "{}"})
 
     def prepared(self, schema: Any) -> Any:
         """Return the schema with half floats widened: DuckDB cannot scan them from Arrow."""

@@ -7,7 +7,7 @@ rounds. How axes are grouped and how bytes are laid out is the business of the c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -240,3 +240,33 @@ def kmeans(points: Float32, weights: Float64, count: int, seed: int = 0, rounds:
     """Return ``(count, k) float32`` centroids: k-means++ seeding (Arthur, Vassilvitskii 2007), then Lloyd's rounds."""
     words = seed_words(points, weights, count, random_generator(seed))
     return refine(points, weights, words, rounds, prior=0.0)
+
+
+def group_words(
+    points: Float32, share: Float64, variances: Float64, sizes: Sequence[int], rounds: int, prior: float
+) -> Float32:
+    """Return 256 words for each group of neighbouring axes, side by side ``(256, k)``, learnt from Gaussian ones.
+
+    Parameters
+    ----------
+    points : (n, k) float32
+    share : (n,) weights
+    variances : (k,)
+    sizes
+        Axes of each group.
+    rounds, prior
+        As in ``refine``.
+    """
+    words = np.zeros((WORDS, points.shape[1]), dtype=np.float32)
+    start = 0
+    for size in sizes:
+        part = slice(start, start + size)
+        first = product_codebook(variances[part])
+        mine = np.ascontiguousarray(points[:, part])
+        if size == 1:  # the same rounds, without a distance from each point to each word
+            wide = mine[:, 0].astype(np.float64)
+            words[:, part] = lloyd_levels(wide, share, first[:, 0].astype(np.float64), rounds, prior)[:, None]
+        else:
+            words[:, part] = refine(mine, share, first, rounds, prior)
+        start = part.stop
+    return words

@@ -25,7 +25,7 @@ from vecpipe.errors import ModelFormatError
 from vecpipe.kernels import wide_squared_norms
 from vecpipe.operators.base import Codec, Layout, State, check_matrix, register
 from vecpipe.operators.fit_data import FitData, query_moment
-from vecpipe.operators.kmeans import WORDS, lloyd_levels, product_codebook, refine
+from vecpipe.operators.kmeans import WORDS, group_words
 from vecpipe.operators.linear import principal_axes, symmetric_power
 from vecpipe.operators.lut import ByteTables, look_up, padded_width
 from vecpipe.operators.norms import WordNorms
@@ -111,20 +111,7 @@ class TransformCode(Codec):
 
         rows, share = data.training_rows(max(4_096, _TRAINING_ROWS * 128 // max(128, self.bytes)))
         points = ((rows.astype(np.float64) - mean) @ measured).astype(np.float32)
-        words = np.zeros((WORDS, len(axes)), dtype=np.float32)
-        start = 0
-        for group in groups:
-            part = slice(start, start + len(group))
-            first = product_codebook(values[axes][part])
-            mine = np.ascontiguousarray(points[:, part])
-            if len(group) == 1:  # the same rounds, without a distance from each point to each word
-                levels = lloyd_levels(
-                    mine[:, 0].astype(np.float64), share, first[:, 0].astype(np.float64), _ROUNDS, _WORD_PRIOR
-                )
-                words[:, part] = levels[:, None]
-            else:
-                words[:, part] = refine(mine, share, first, _ROUNDS, _WORD_PRIOR)
-            start = part.stop
+        words = group_words(points, share, values[axes], [len(group) for group in groups], _ROUNDS, _WORD_PRIOR)
         step = np.maximum(np.abs(words).max(axis=0).astype(np.float64), 1e-30) / LEVELS
         state: State = {
             "mean": mean.astype(np.float32),

@@ -36,7 +36,10 @@ _AUDIT = pa.struct(
         ("search_ms", pa.float64()),
     ]
 )
-_RETURNS = "STRUCT(queries INTEGER, k INTEGER, recall DOUBLE, low DOUBLE, high DOUBLE, worst DOUBLE, search_ms DOUBLE)"
+# A list of one: unnested, a struct would be made anew for each of its fields.
+_RETURNS = (
+    "STRUCT(queries INTEGER, k INTEGER, recall DOUBLE, low DOUBLE, high DOUBLE, worst DOUBLE, search_ms DOUBLE)[]"
+)
 _SETTINGS = (
     *("model", "code", "bits", "rerank", "stages", "models", "cell", "index", "ties", "nprobe", "k", "oversample"),
     "metric",
@@ -68,7 +71,7 @@ def _recall(open_cursor: OpenCursor) -> Callable[..., Any]:
                 audits.append(_audit(cursor, *values))
             finally:
                 cursor.close()
-        return pa.array(audits, _AUDIT)
+        return pa.array([[audit] for audit in audits], pa.list_(_AUDIT))
 
     return recall
 
