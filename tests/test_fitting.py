@@ -308,8 +308,14 @@ def test_the_column_is_found_or_must_be_named():
     assert vecpipe.fit(two, SPEC, column="other").hash == vecpipe.fit(TABLE, SPEC).hash
     with pytest.raises(InputError, match="no column 'embedding'; there are id, emb, other"):
         vecpipe.fit(two, SPEC, column="embedding")
-    with pytest.raises(InputError, match="no column holds lists"):
+    with pytest.raises(InputError, match=r"no column holds lists of numbers \(id: int64\)"):
         vecpipe.fit(TABLE.select(["id"]), SPEC)
+    texts = pa.array([["a", "b"]] * len(TABLE))
+    tokens = pa.array([[[1.0, 2.0]]] * len(TABLE))
+    beside = TABLE.append_column("tags", texts).append_column("tokens", tokens)
+    assert vecpipe.fit(beside, SPEC).hash == vecpipe.fit(TABLE, SPEC).hash
+    with pytest.raises(InputError, match="no column holds lists of numbers"):
+        vecpipe.fit(beside.select(["tokens"]), SPEC)
     with pytest.raises(InputError, match="expected a list or array of numbers, got int64"):
         vecpipe.fit(TABLE, SPEC, column="id")
 

@@ -282,7 +282,11 @@ def vector_column(schema: Any, column: str | None) -> str:
         return column
     lists = [field.name for field in schema if _holds_lists(field.type)]
     if len(lists) != 1:
-        found = f"{len(lists)} columns hold lists ({', '.join(lists)})" if lists else "no column holds lists"
+        found = (
+            f"{len(lists)} columns hold lists ({', '.join(lists)})"
+            if lists
+            else f"no column holds lists of numbers ({', '.join(f'{one.name}: {one.type}' for one in schema)})"
+        )
         raise InputError(
             f"cannot tell which column holds the vectors: {found}; name it with column=, or select no other list"
         )
@@ -290,9 +294,12 @@ def vector_column(schema: Any, column: str | None) -> str:
 
 
 def _holds_lists(kind: Any) -> bool:
-    """Whether a type is a list or list view, also as a tensor or behind a dictionary: what ``to_rows`` reads."""
+    """Whether a type is a list or list view, not of texts or lists, also as a tensor or behind a dictionary."""
     if isinstance(kind, pa.BaseExtensionType):
         kind = kind.storage_type
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    return is_list(kind) or is_list_view(kind)
+    if not (is_list(kind) or is_list_view(kind)):
+        return False
+    element = kind.value_type
+    return not (pa.types.is_nested(element) or pa.types.is_string(element) or pa.types.is_large_string(element))

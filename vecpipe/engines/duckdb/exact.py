@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from vecpipe.arrays import Float32
 from vecpipe.engines.duckdb.handles import Query
-from vecpipe.rules import check_width, nonfinite_rows, not_finite
+from vecpipe.errors import InputError
+from vecpipe.rules import nonfinite_rows, not_finite
 from vecpipe.scoring import row_scores
 
 
@@ -53,7 +54,8 @@ class Asked:
             that only rows without a finite score are looked at again.
         """
         for width in self._widths:
-            check_width(X.shape[1], width, place(0))
+            if X.shape[1] != width:
+                raise InputError(f"{place(0)} has {X.shape[1]} dimensions, expected {width} as the query has")
         assert self._raw is not None
         which = self._which
         if which is not None and rows is not None:
