@@ -91,6 +91,8 @@ def test_an_example_of_the_help_runs(
     said, words = _piped(example)
     if words[0] in MAKES:
         Path(words[MAKES[words[0]]]).unlink(missing_ok=True)
+    if "--out" in words:
+        Path(words[words.index("--out") + 1]).unlink(missing_ok=True)
     result = CliRunner().invoke(main, words, input=said)
     assert result.exit_code == 0, f"{example}\n{result.output}"
 

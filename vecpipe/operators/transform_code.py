@@ -36,7 +36,9 @@ from vecpipe.operators.word_search import LEVELS, WordSearch, make_searches
 
 _METRIC_POWER = 0.5
 _SCALE_FROM_BYTES = 8
-_MARGIN = 0.01
+_MARGIN = 0.004
+_FINE = 0.03
+"""Largest error of a length beside the error that coding makes along one axis."""
 _NORM = 4000.0
 _FEW_QUERIES = 3
 _ROWS = 1024
@@ -132,8 +134,18 @@ class TransformCode(Codec):
             low, high = np.quantile(logs, [0.0005, 0.9995])
             state["scales"] = np.array([low - _MARGIN, high + _MARGIN])
             if asked is None:
-                state["length"] = np.array([common_length(wide_squared_norms(rows)[0])])
+                length = common_length(wide_squared_norms(rows)[0])
+                fine = length and self.bind(d, {**state, "length": np.array([length])})._lengths_are_fine(rows[:2_048])
+                state["length"] = np.array([length if fine else 0.0])
         return state
+
+    def _lengths_are_fine(self, rows: Float32) -> bool:
+        """Whether decoded lengths miss those of rows by so little that the closest neighbours are told apart."""
+        lengths = np.sqrt(np.maximum(wide_squared_norms(rows)[0], 1e-30))
+        decoded = self.decode(self.encode(rows))
+        missed = np.abs(np.sqrt(wide_squared_norms(decoded)[0]) / lengths - 1.0)
+        errors = np.sqrt(wide_squared_norms(decoded - rows)[0]) / lengths
+        return bool(np.median(missed) <= _FINE * np.median(errors) / np.sqrt(self.dim))
 
     def layout(self, dim: int) -> Layout:
         """Return mean, integer basis, steps, the way back, words, axes of each byte, range of logs, length, rule."""
@@ -207,8 +219,7 @@ class TransformCode(Codec):
 
     def _words_of(self, X: Float32) -> tuple[Bytes, Float32, Float32]:
         """Return word bytes ``(n, b)``, lengths of the centred rows ``(n,)`` and, after queries, unbiased scales."""
-        codes = np.empty((len(X), self._bytes_used), dtype=np.uint8)
-        lengths = np.empty(len(X), dtype=np.float32)
+        codes, lengths = np.empty((len(X), self._bytes_used), np.uint8), np.empty(len(X), np.float32)
         own, cross = np.ones(len(X), dtype=np.float32), np.ones(len(X), dtype=np.float32)
         size = min(len(X), _ENCODED_ROWS)
         centred, coordinates = np.empty((size, self.dim), np.float32), np.empty((size, len(self._weight)), np.float32)
