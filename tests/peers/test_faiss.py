@@ -96,6 +96,7 @@ CODES = {
     "PQ8x8np": ("pq(8)", 0.04),
     "PQ16x4np": ("pq(16, bits=4)", 0.04),
     "OPQ8,PQ8x8np": ("opq(8)", 0.0),
+    "RQ7x8_Nqint8": ("rvq(8)", 0.0),
     "OPQ16,PQ16x4np": ("opq(16, bits=4)", 0.0),
 }
 """Codecs of FAISS, ours, and by how much recall@10 may be below theirs."""

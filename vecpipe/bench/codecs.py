@@ -9,10 +9,10 @@ from rich.console import Console
 from rich.table import Table
 
 from vecpipe.bench.collections import load_collection
+from vecpipe.bench.peers import evaluate_faiss, evaluate_sentence_transformers, faiss_specs, residual_sizes
 from vecpipe.bench.pictures import figure_class, save
 from vecpipe.errors import VecpipeError
 from vecpipe.evaluate import Evaluation, evaluate
-from vecpipe.operators import registry
 
 
 def specs(dim: int, budgets: tuple[int, ...]) -> Iterator[str]:
@@ -20,22 +20,13 @@ def specs(dim: int, budgets: tuple[int, ...]) -> Iterator[str]:
     for size in budgets:
         yield f"transform_code({size})"
         yield f"osq({size})"
-    there = registry()
-    wanted = {
-        "binary": ["center | rotate | binary"],
-        "int4": ["int4"],
-        "int8": ["int8"],
-        "float16": ["float16"],
-        "bfloat16": ["bfloat16"],
-        "lvq": ["center | lvq(4)", "center | lvq(8)", "center | lvq(4, 4)"],
-        "rabitq": ["center | rabitq(1)", "center | rabitq(2)", "center | rabitq(4)"],
-        "eden": ["eden(1)", "eden(2)", "eden(4)"],
-        "pq": [f"pq({dim // 8})"],
-        "opq": [f"opq({dim // 8})"],
-    }
-    for name, lines in wanted.items():
-        if name in there:
-            yield from lines
+    yield from ("center | rotate | binary", "int4", "int8", "float16", "bfloat16")
+    yield from ("center | lvq(4)", "center | lvq(8)", "center | lvq(4, 4)")
+    for bits in (1, 2, 4):
+        yield from (f"center | rabitq({bits})", f"eden({bits})")
+    if dim >= 16:
+        yield from (f"pq({dim // 8})", f"opq({dim // 8})")
+    yield from (f"rvq({size})" for size in residual_sizes(dim))
 
 
 def run(
@@ -62,9 +53,7 @@ def run(
             except VecpipeError as error:
                 console.print(f"{spec}: {error}")
     if peers:
-        from vecpipe.bench.peers import evaluate_faiss, evaluate_sentence_transformers, faiss_specs
-
-        for spec in faiss_specs(dim, slow=slow_peers):
+        for spec in faiss_specs(dim, budgets, slow=slow_peers):
             with console.status(spec):
                 results.append(evaluate_faiss(spec, collection))
         results.extend(evaluate_sentence_transformers(collection))

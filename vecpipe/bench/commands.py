@@ -34,7 +34,9 @@ def apply(rows: int, dim: int, runs: int) -> None:
 )
 @click.option("--budgets", default="48,64,96,128,192,256,384", show_default=True, help="Bytes a vector to try.")
 @click.option("--peers", is_flag=True, help="Measure FAISS and sentence-transformers' quantisation too.")
-@click.option("--slow-peers", is_flag=True, help="With the product quantisers of FAISS, which train for minutes.")
+@click.option(
+    "--slow-peers", is_flag=True, help="With the product and residual quantisers of FAISS, which train for minutes."
+)
 @click.option("--train-queries", is_flag=True, help="Let fits see the queries whose split is train.")
 @click.option("--picture", type=click.Path(dir_okay=False, path_type=Path), help="Write a Pareto picture (png, svg).")
 def codecs(data: Path, budgets: str, peers: bool, slow_peers: bool, train_queries: bool, picture: Path | None) -> None:

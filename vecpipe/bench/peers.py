@@ -13,15 +13,26 @@ from vecpipe.evaluate import Collection, Evaluation, measure
 from vecpipe.metrics.retrieval import top_places
 
 
-def faiss_specs(dim: int, *, slow: bool) -> list[str]:
-    """Return index strings to compare with; the product quantisers train long and are left out unless asked.
+def faiss_specs(dim: int, budgets: tuple[int, ...], *, slow: bool) -> list[str]:
+    """Return index strings to compare with; what trains for long is left out unless asked.
 
-    They train without their polysemous step ("np"), which plain searches do not use and which takes most of the time.
+    Product quantisers train without their polysemous step ("np"), which plain searches do not use and which takes most
+    of the time; residual quantisers keep a byte for the length.
     """
-    specs = ["SQ8", "SQ4", f"RR{dim},RaBitQ", f"RR{dim},RaBitQ2", f"RR{dim},RaBitQ4"]
+    specs = ["SQ8", "SQ6", "SQ4", f"RR{dim},RaBitQ", f"RR{dim},RaBitQ2", f"RR{dim},RaBitQ4"]
+    specs += [f"PCAR{size},SQ8" for size in budgets if size < dim]
     if slow:
-        specs += [f"PQ{dim // 4}x4np", f"PQ{dim // 8}x8np", f"OPQ{dim // 8},PQ{dim // 8}x8np"]
+        specs.append(f"PQ{dim // 4}x4np")
+        for size in sorted({*budgets, dim // 8}):
+            if dim % size == 0 and size < dim:
+                specs += [f"PQ{size}x8np", f"OPQ{size},PQ{size}x8np"]
+        specs += [f"RQ{size - 1}x8_Nqint8" for size in residual_sizes(dim)]
     return specs
+
+
+def residual_sizes(dim: int) -> list[int]:
+    """Return bytes a vector to try residual quantisers at: the time of their fits grows with bytes and width."""
+    return [size for size in (16, dim // 8) if 1 < size <= min(64, dim)]
 
 
 def evaluate_faiss(spec: str, collection: Collection) -> Evaluation:

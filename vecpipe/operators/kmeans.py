@@ -14,15 +14,21 @@ import numpy as np
 import numpy.typing as npt
 
 from vecpipe.arrays import Float32, Float64
-from vecpipe.operators.linear import random_generator
+from vecpipe.operators.linear import principal_axes, random_generator
 
 Indices = npt.NDArray[np.int64]
 
 WORDS = 256
 MAX_BITS = 8
-_ROWS = 2048
-_SEED_ROWS = 8_192
+_ROWS = 2_048
+_SEED_ROWS, _SEED_POINTS = 2_048, 8
+"""First words are drawn from so many points, or from so many a word where that is more."""
+_DRAWS = 64
+_FIRST_ROWS = 4_096
 _NARROW = 32
+_EARLY_ROUNDS, _LAST_ROUNDS = ((16, 6), (64, 2)), 2
+"""Points a word and Lloyd's rounds over them; in the end, rounds over all points."""
+_FIRST_AXES, _ROUNDS_AN_AXIS, _WIDE_ROWS = 8, 3, 16_384
 
 
 @lru_cache(maxsize=1)
@@ -104,15 +110,17 @@ def assign(points: Float32, words: Float32) -> Indices:
 
     For training only: float32 products may differ by batch shape. A codec that writes codes uses ``nearest``.
     """
-    bias = (0.5 * (words * words).sum(axis=1)).astype(np.float32)
-    turned = np.ascontiguousarray(words.T)
+    k = points.shape[1]
+    # A point goes one dimension further, where it is 1 and a word minus half its squared length.
+    turned = np.empty((k + 1, len(words)), dtype=np.float32)
+    turned[:k], turned[k] = words.T, -0.5 * (words * words).sum(axis=1)
     out = np.empty(len(points), dtype=np.int64)
-    buffer = np.empty((min(_ROWS, len(points)), len(words)), dtype=np.float32)
+    further = np.ones((min(_ROWS, len(points)), k + 1), dtype=np.float32)
+    buffer = np.empty((len(further), len(words)), dtype=np.float32)
     for start in range(0, len(points), _ROWS):
         block = points[start : start + _ROWS]
-        closeness = buffer[: len(block)]
-        np.matmul(block, turned, out=closeness)
-        closeness -= bias
+        further[: len(block), :k] = block
+        closeness = np.matmul(further[: len(block)], turned, out=buffer[: len(block)])
         np.argmax(closeness, axis=1, out=out[start : start + len(block)])
     return out
 
@@ -135,28 +143,36 @@ def nearest(points: Float64, turned: Float64, half: Float64) -> Indices:
 
 
 def seed_words(points: Float32, weights: Float64, count: int, rng: np.random.Generator) -> Float32:
-    """Return ``count`` of the points, each drawn by its squared distance to those before (k-means++).
+    """Return ``count`` of the points, drawn by their squared distances to those before (k-means++).
 
-    Where there are fewer distinct points than that, the rest are copies.
+    Some are drawn at once, an eighth of them at most, evenly over the distances (as in k-means||: Bahmani, Moseley,
+    Vattani, Kumar, Vassilvitskii 2012). Where there are fewer distinct points than ``count``, the rest are copies.
 
     Parameters
     ----------
     points : (n, k) float32
     weights : (n,)
     """
-    if len(points) > _SEED_ROWS:
-        picked = np.sort(rng.permutation(len(points))[:_SEED_ROWS])
+    most = max(_SEED_ROWS, _SEED_POINTS * count)
+    if len(points) > most:
+        picked = np.sort(rng.permutation(len(points))[:most])
         points, weights = points[picked], weights[picked]
     squares = np.einsum("ij,ij->i", points, points, dtype=np.float64)
     words = np.empty((count, points.shape[1]), dtype=np.float32)
-    draws = rng.random(count)
-    gap = np.ones(len(points))
-    for at in range(count):
+    gap, filled = np.ones(len(points)), 0
+    while filled < count:
         share = np.cumsum(gap * weights)
-        pick = int(np.searchsorted(share, draws[at] * share[-1], side="right")) if share[-1] > 0 else at % len(points)
-        words[at] = points[min(pick, len(points) - 1)]
-        distance = squares - 2.0 * (points @ words[at]) + float(words[at].astype(np.float64) @ words[at])
-        gap = np.maximum(distance, 0.0) if at == 0 else np.minimum(gap, np.maximum(distance, 0.0))
+        if share[-1] <= 0:
+            words[filled:] = points[np.arange(filled, count) % len(points)]
+            break
+        draws = min(_DRAWS, max(1, count // 8), count - filled) if filled else 1
+        places = (np.arange(draws) + rng.random()) / draws * share[-1]
+        picks = np.unique(np.minimum(np.searchsorted(share, places, side="right"), len(points) - 1))
+        drawn = points[picks]
+        words[filled : filled + len(picks)] = drawn
+        distance = (squares[:, None] - 2.0 * (points @ drawn.T) + squares[picks]).min(axis=1)
+        gap = np.minimum(gap, np.maximum(distance, 0.0)) if filled else np.maximum(distance, 0.0)
+        filled += len(picks)
     return words
 
 
@@ -230,16 +246,49 @@ def weighted_sums(points: Float32, weights: Float64, index: Indices, count: int)
         for axis in range(points.shape[1]):
             total[:, axis] = np.bincount(index, weights=weights * points[:, axis], minlength=count)
         return total
-    order = np.argsort(index, kind="stable")
-    present, starts = np.unique(index[order], return_index=True)
-    total[present] = np.add.reduceat(points[order] * weights[order, None], starts, axis=0)
+    order = np.argsort(index.astype(np.uint16) if count <= 2**16 else index, kind="stable")  # 16 bits sort faster
+    ordered, shares = points.take(order, axis=0), weights.astype(np.float32)[order]
+    ends = np.cumsum(np.bincount(index, minlength=count))
+    for at in np.unique(index):
+        own = slice(ends[at - 1] if at else 0, ends[at])
+        total[at] = shares[own] @ ordered[own]
     return total
 
 
-def kmeans(points: Float32, weights: Float64, count: int, seed: int = 0, rounds: int = 20) -> Float32:
-    """Return ``(count, k) float32`` centroids: k-means++ seeding (Arthur, Vassilvitskii 2007), then Lloyd's rounds."""
-    words = seed_words(points, weights, count, random_generator(seed))
-    return refine(points, weights, words, rounds, prior=0.0)
+def kmeans(points: Float32, weights: Float64, count: int, seed: int = 0) -> Float32:
+    """Return ``(count, k) float32`` centroids: k-means++ seeding (Arthur, Vassilvitskii 2007), then Lloyd's rounds.
+
+    The first rounds see few points or, where these are wide, few of their principal axes (progressive dimensions:
+    Babenko, Lempitsky 2014): centroids travel far at first, and little once they have more to go by.
+    """
+    rng = random_generator(seed)
+    order = rng.permutation(len(points))
+    points, weights = points[order], weights[order]
+    if points.shape[1] > _NARROW:
+        words = _axis_by_axis(points[:_WIDE_ROWS], weights[:_WIDE_ROWS], count, rng)
+    else:
+        words = seed_words(points, weights, count, rng)
+        for share, rounds in _EARLY_ROUNDS:
+            rows = slice(max(_FIRST_ROWS, share * count))
+            words = refine(points[rows], weights[rows], words, rounds, prior=0.0)
+    return refine(points, weights, words, _LAST_ROUNDS, prior=0.0)
+
+
+def _axis_by_axis(points: Float32, weights: Float64, count: int, rng: np.random.Generator) -> Float32:
+    """Return words that settled along the first few principal axes, then along ever more of them."""
+    few = points[:_FIRST_ROWS]
+    _, axes = principal_axes(((few * weights[: len(few), None].astype(np.float32)).T @ few).astype(np.float64))
+    turned = points @ axes.astype(np.float32)
+    words, width = np.zeros((count, 0), dtype=np.float32), _FIRST_AXES
+    while words.shape[1] < points.shape[1]:
+        part = np.ascontiguousarray(turned[:, :width])
+        if words.shape[1]:
+            words = np.pad(words, ((0, 0), (0, part.shape[1] - words.shape[1])))
+        else:
+            words = seed_words(part, weights, count, rng)
+        words = refine(part, weights, words, _ROUNDS_AN_AXIS, prior=0.0)
+        width *= 2
+    return words @ axes.T.astype(np.float32)
 
 
 def group_words(

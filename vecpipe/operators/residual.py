@@ -16,7 +16,7 @@ from vecpipe.errors import SpecError
 from vecpipe.kernels import one_blas_thread
 from vecpipe.operators.base import MAX_MATRIX, Layout, State, register
 from vecpipe.operators.fit_data import FitData
-from vecpipe.operators.kmeans import Indices, kmeans
+from vecpipe.operators.kmeans import Indices, assign, kmeans
 from vecpipe.operators.lut import look_up
 from vecpipe.operators.parameters import param
 from vecpipe.operators.product import TRAINING_ROWS, WordCodec
@@ -35,8 +35,10 @@ Floating = TypeVar("Floating", np.float32, np.float64)
 class RVQ(WordCodec):
     """Store the nearest centroid, then that of what it left over, m times.
 
-    Each stage's centroids are trained on the residuals of the stage before; encoding keeps the best five ways from
-    stage to stage. A word is as wide as the vector: encoding costs some 5 m times what a whole ``pq`` costs.
+    Each stage's centroids are trained on what the nearest ones so far leave over; encoding keeps the best five ways from
+    stage to stage. A word is as wide as the vector: encoding costs some 5 m times what a whole ``pq`` costs, and a model
+    holds m * 2**bits * d numbers. Where that is not far below those of the rows of the fit it knows these by heart, and
+    codes vectors it has not seen much worse.
     """
 
     name = "rvq"
@@ -56,15 +58,12 @@ class RVQ(WordCodec):
     def fit(self, data: FitData) -> State:
         """Learn ``words``, ``(m, 2**bits, d) float32``."""
         rows, weights = data.training_rows(TRAINING_ROWS)
-        ways = max(1, min(BEAM, TRAINING_ROWS // len(rows)))
-        left, stages = rows[:, None], []
+        left, stages = rows, []
         with one_blas_thread():
             for stage in range(self.m):
-                points = np.ascontiguousarray(left.reshape(-1, data.dim))
-                words = kmeans(points, np.repeat(weights, left.shape[1]), self._count, self.seed + stage, rounds=12)
+                words = kmeans(left, weights, self._count, self.seed + stage)
                 stages.append(words)
-                parts = [_step(part, words, _half(words), ways) for part in _parts(left)]
-                left = np.concatenate([found[0] for found in parts])
+                left = left - words[assign(left, words)]
         return {"words": np.stack(stages)}
 
     def layout(self, dim: int) -> Layout:

@@ -135,8 +135,9 @@ class TransformCode(Codec):
             state["scales"] = np.array([low - _MARGIN, high + _MARGIN])
             if asked is None:
                 length = common_length(wide_squared_norms(rows)[0])
-                fine = length and self.bind(d, {**state, "length": np.array([length])})._lengths_are_fine(rows[:2_048])
-                state["length"] = np.array([length if fine else 0.0])
+                # The same tables and searches with these scales: to bind them anew would take as long as the words.
+                fitted._scale_bytes = ScaleBytes(float(low - _MARGIN), float(high + _MARGIN), length)
+                state["length"] = np.array([length if length and fitted._lengths_are_fine(rows[:2_048]) else 0.0])
         return state
 
     def _lengths_are_fine(self, rows: Float32) -> bool:
@@ -180,7 +181,7 @@ class TransformCode(Codec):
         self._weight = state["step"] * state["step"]
         self._measured = state["step"] * state["unit"]
         self._bytes_used = len(sizes)
-        self._unbiased = bool(state["unbiased"][0])
+        self._unbiased = self._has_scale and bool(state["unbiased"][0])
         low, high = (float(value) for value in state["scales"])
         self._scale_bytes = ScaleBytes(low, high, float(state["length"][0]) if self._has_scale else 0.0)
         if self._unbiased and self._scale_bytes.square:
@@ -199,14 +200,11 @@ class TransformCode(Codec):
     # Rows ------------------------------------------------------------------------------------------------
 
     def _project(self, block: Float32, whole: Float32, out: Float32) -> Float32:
-        """Write coordinates on the coded axes, each in a unit of its own; exact up to rounding of the centred row.
+        """Write coordinates on the coded axes, each in a unit of its own; return lengths ``(n,)`` of the centred rows.
 
+        Coordinates are exact up to rounding of the centred row.
         Row and basis are whole numbers with norms of 4,000 at most, so every partial sum is below 2^24 and float32
         adds them exactly, in any order: the result does not depend on the batch. ``whole`` is overwritten.
-
-        Returns
-        -------
-        The lengths of the centred rows, ``(n,) float32``.
         """
         np.subtract(block, self.state["mean"], out=whole)
         norm = np.sqrt(np.einsum("ij,ij->i", whole, whole))
@@ -217,10 +215,10 @@ class TransformCode(Codec):
         out *= np.float32(1) / factor
         return np.asarray(norm)
 
-    def _words_of(self, X: Float32) -> tuple[Bytes, Float32, Float32]:
+    def _words_of(self, X: Float32) -> tuple[Bytes, Float32, Float32 | None]:
         """Return word bytes ``(n, b)``, lengths of the centred rows ``(n,)`` and, after queries, unbiased scales."""
         codes, lengths = np.empty((len(X), self._bytes_used), np.uint8), np.empty(len(X), np.float32)
-        own, cross = np.ones(len(X), dtype=np.float32), np.ones(len(X), dtype=np.float32)
+        own, cross = (np.empty(len(X) if self._unbiased else 0, np.float32) for _ in range(2))
         size = min(len(X), _ENCODED_ROWS)
         centred, coordinates = np.empty((size, self.dim), np.float32), np.empty((size, len(self._weight)), np.float32)
         for start in range(0, len(X), size):
@@ -234,6 +232,8 @@ class TransformCode(Codec):
                 np.einsum("ij,ij->i", z, z, out=own[rows])
                 z *= self.state["step"]
                 np.einsum("ij,ij->i", z, self._tables.rows(codes[rows]).astype(np.float32), out=cross[rows])
+        if not self._unbiased:
+            return codes, lengths, None
         ratio = own / np.maximum(cross, np.float32(1e-30))
         return codes, lengths, np.where((cross > 0) & (own > 0), ratio, np.float32(1))
 
@@ -259,13 +259,13 @@ class TransformCode(Codec):
         return self.state["backward"].astype(np.float64)
 
     def _scaled(
-        self, X: Float32, words: Bytes, lengths: Float32, unbiased: Float32
+        self, X: Float32, words: Bytes, lengths: Float32, unbiased: Float32 | None
     ) -> tuple[Float32, Callable[[Float32], Float64]]:
         """Return the logarithms of the scales of rows ``(n, d)``, -inf for the mean itself.
 
         Also a function that takes scales ``(n,)`` and returns the squared lengths of what is decoded with them.
         """
-        if self._unbiased:
+        if unbiased is not None:
             logs = np.log(unbiased.astype(np.float64))
             return np.where(lengths > 0, logs, -np.inf).astype(np.float32), lambda scales: scales.astype(np.float64)
         squares, along = self._unscaled(words)

@@ -18,7 +18,6 @@ from vecpipe.operators.kmeans import WORDS, assign, kmeans
 from vecpipe.rules import MAX_DIM
 from vecpipe.scoring import METRICS, Metric, metric_named
 
-_ROUNDS = 10
 _KIND = "ivf"
 MAX_PARTITIONS = 65_536
 
@@ -125,11 +124,11 @@ def train(
     if len(X) < needed:
         raise FitError(f"{len(X)} rows do not suffice to train {needed} centroids or words")
     with kernels.one_blas_thread():  # several threads round otherwise, and the index would depend on their number
-        centroids = kmeans(X, np.ones(len(X)), partitions, seed, _ROUNDS)
+        centroids = kmeans(X, np.ones(len(X)), partitions, seed)
         if subvectors is None:
             return Ivf(metric, centroids, None, seed)
         left = X - centroids[assign(X, centroids)]
         width = d // subvectors
         pieces = (np.ascontiguousarray(left[:, at : at + width]) for at in range(0, d, width))
-        codebook = np.stack([kmeans(piece, np.ones(len(X)), WORDS, seed, _ROUNDS) for piece in pieces])
+        codebook = np.stack([kmeans(piece, np.ones(len(X)), WORDS, seed) for piece in pieces])
     return Ivf(metric, centroids, codebook, seed)

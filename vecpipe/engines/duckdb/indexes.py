@@ -123,8 +123,9 @@ class Indexes:
         found, key = TableIndex(index, source, column, int(since), uncoded, in_file), (database, name)
         with self._lock:
             self._refuse_too_much(key, index.nbytes)
-            if path is not None:
-                index.save(path, {"source": source, "column": column, "uncoded": uncoded})
+        if path is not None:  # searches go on meanwhile
+            index.save(path, {"source": source, "column": column, "uncoded": uncoded})
+        with self._lock:
             self._held[key], self._seen[key] = found, (found.since, state)
         return found
 
@@ -194,10 +195,9 @@ class Indexes:
         key = database, name
         with self._lock:
             then, known = self._seen.get(key, (-1, None))
-        if known is not None and known.here and then <= transaction <= then + 1 and source == found.source:
-            with self._lock:
+            if known is not None and known.here and then <= transaction <= then + 1 and source == found.source:
                 self._seen[key] = transaction, known
-            return
+                return
         cursor = self._open("")
         try:
             now, state = state_of(cursor, source, database, place, in_file=found.in_file)
