@@ -64,6 +64,10 @@ def test_the_cheapest_setting_that_reaches_the_recall_is_chosen_or_else_the_last
     assert cheapest([wrong, half, right], Q, exact, 0.5) is half
     assert cheapest([wrong, half, right], Q, exact, 0.95) is right
     assert cheapest([wrong, half], Q, exact, 0.95) is half
+    by_chance = Setting("some", "by chance", lambda q: [1, 2] if q[0] > 0 else [7, 8], 0.0, k=2)
+    Q[0] = -1
+    assert cheapest([by_chance, right], Q, exact, 0.6) is right
+    assert cheapest([by_chance, right], Q, exact, 0.3) is by_chance
 
 
 def test_queries_that_warm_up_do_not_count():

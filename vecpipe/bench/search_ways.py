@@ -23,7 +23,6 @@ CELLS, INDEX = "vec_search cells", "vec_search index"
 OVERSAMPLES = (4, 8, 16, 32, 64, 100)
 PROBES = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128)
 _CHUNK = 50_000
-_MARGIN = 0.01
 
 
 def cell_count(rows: int) -> int:
@@ -124,8 +123,7 @@ class Searched:
 def measured(ladders: Sequence[Sequence[Setting]], X: Float32, Q: Float32, target: float) -> list[Setting]:
     """Choose a setting of each way with the first half of the queries, and measure it with the others.
 
-    Other queries, since answers and prepared queries are remembered; a little more recall is asked for when choosing,
-    since the others may be harder.
+    Other queries, since answers and prepared queries are remembered.
 
     Parameters
     ----------
@@ -136,6 +134,6 @@ def measured(ladders: Sequence[Sequence[Setting]], X: Float32, Q: Float32, targe
     """
     exact = nearest(Q, X, ladders[0][0].k)
     half = (len(Q) - WARM) // 2
-    chosen = [cheapest(ladder, Q[:half], exact[:half], target + _MARGIN) for ladder in ladders]
+    chosen = [cheapest(ladder, Q[:half], exact[:half], target) for ladder in ladders]
     ask_in_turns(chosen, Q[half:], exact[half:], WARM)
     return chosen

@@ -35,10 +35,10 @@ Floating = TypeVar("Floating", np.float32, np.float64)
 class RVQ(WordCodec):
     """Store the nearest centroid, then that of what it left over, m times.
 
-    Each stage's centroids are trained on what the nearest ones so far leave over; encoding keeps the best five ways from
-    stage to stage. A word is as wide as the vector: encoding costs some 5 m times what a whole ``pq`` costs, and a model
-    holds m * 2**bits * d numbers. Where that is not far below those of the rows of the fit it knows these by heart, and
-    codes vectors it has not seen much worse.
+    Each stage's centroids are trained on what the nearest ones so far leave over; encoding keeps the best five ways
+    from stage to stage. A word is as wide as the vector: encoding costs some 5 m times what a whole ``pq`` costs, and
+    a model holds m * 2**bits * d numbers. Where that is not far below the numbers in the rows of the fit, it knows
+    these by heart, and codes vectors it has not seen much worse.
     """
 
     name = "rvq"

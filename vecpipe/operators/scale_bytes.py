@@ -21,7 +21,9 @@ _CLOSE = 2e-3
 """By how much the squared length of what is decoded may differ from that: half a step of a scale, and a little."""
 _LEAST, _MOST = 1e-9, 1e9
 """Between them is a length that is known: its square is a float32 like any other."""
-_STEPS, _STEPS_KNOWN = 255, 191
+_LADDERS, _LADDER_ALONE = ((127, 64, _CLOSE), (32, 32, 0.02)), ((191, 64, 0.01),)
+"""Steps between the least and the largest scale of the fit; steps beyond, and how wide they are."""
+_STEPS_KNOWN = sum(_LADDERS[0][:2])
 _FAR = 80.0
 """Logarithm that no scale reaches."""
 
@@ -60,15 +62,16 @@ def length_scales(squares: Float64, along: Float64, beyond: Float64, lengths: Fl
 
 
 class ScaleBytes:
-    """Bytes 1 to 255 are even steps of a scale's logarithm; 0 is the scale 0.
+    """Bytes 1 to 255 are steps of a scale's logarithm; 0 is the scale 0.
 
     With a common length there are two ladders of steps: 1 to 191 for what is decoded to that length, and wider ones for
-    all else.
+    all else. Each has even steps between the scales of the fit, and some beyond the largest: rows that the fit has not
+    seen have larger scales, since words fit them less well.
 
     Parameters
     ----------
     low, high : float
-        Logarithms of the least and the largest scale.
+        Logarithms of the least and the largest scale of the fit.
     length : float
         The length that nearly all vectors have; 0 where there is none.
 
@@ -82,8 +85,11 @@ class ScaleBytes:
         if not (-_FAR < low <= high < _FAR and (length == 0.0 or _LEAST < length < _MOST)):
             raise ModelFormatError("transform_code: scales or lengths out of range")
         self.square = length * length
-        counts = (_STEPS_KNOWN, _STEPS - _STEPS_KNOWN) if length else (_STEPS,)
-        ladders = [np.linspace(low, high, count) for count in counts]
+        steps = _LADDERS if length else _LADDER_ALONE
+        ladders = [
+            np.concatenate([np.linspace(low, high, within), high + step * np.arange(1, beyond + 1)])
+            for within, beyond, step in steps
+        ]
         self._edges = [((ladder[1:] + ladder[:-1]) / 2).astype(np.float32) for ladder in ladders]
         self._scales = np.concatenate([[0.0], *map(np.exp, ladders)]).astype(np.float32)
 
