@@ -17,8 +17,8 @@ from vecpipe.operators.kmeans import Indices, assign, seed_words, settled, weigh
 FLAT = 64
 """Up to so many centroids are found at once, without groups."""
 _ROUNDS = 8
-_POLISHING = 4
-_NEIGHBOURS = 8
+_POLISHING = 8
+_NEIGHBOURS = 16
 _POOR = 0.3
 _RICH = 1.7
 
