@@ -86,7 +86,7 @@ def run(
     X, Q, many = np.split(made, [large, len(made) - _MANY])
     table = Searched(X)
     threads = table.con.execute("SELECT current_setting('threads')").fetchall()[0][0]
-    console.print(f"{large:,} x {dim} float32, {queries} queries one by one, k = {K}, cosine, {threads} threads")
+    console.print(f"{large:,} x {dim} float32, {queries} queries, five in a row, k = {K}, cosine, {threads} threads")
     with tempfile.TemporaryDirectory() as folder:
         ladders = table.ladders(K)
         if peers:
