@@ -114,9 +114,13 @@ def _mixed(asked: Float64, rows: Float64, k: int) -> tuple[Float64, Float64, Flo
     best, found = np.inf, principal_axes(rows)
     for share in np.linspace(0.0, 1.0, _STEPS):
         values, axes = principal_axes((1.0 - share) * asked + share * rows / size)
-        kept = axes[:, :k] @ axes[:, :k].T
-        rest = np.eye(len(kept)) - kept
-        loss = float(np.sum((asked @ rest) * (rest @ rows).T))
+        loss = _loss(asked, rows, axes[:, :k], axes[:, :k])
         if loss < best:
             best, found = loss, (values, axes)
     return found[0], found[1][:, :k], found[1][:, :k]
+
+
+def _loss(asked: Float64, rows: Float64, forward: Float64, asking: Float64) -> float:
+    """Return the mean square of what the maps change of inner products."""
+    rest = np.eye(len(rows)) - asking @ forward.T
+    return float(np.sum((asked @ rest) * (rest @ rows)))
