@@ -49,6 +49,7 @@ SPECS = {
         "leanvec(5, mode=pca)",
         "leanvec(5, mode=sphering)",
         "leanvec(5, mode=eig, shrink=0.5)",
+        "leanvec(5, mode=fw)",
     ],
     "pca": ["pca(5)", "pca(5, whiten=true)", "pca(5, center=false)", "pca(12)"],
     "project": [

@@ -66,6 +66,28 @@ def test_eig_takes_the_mix_of_moments_whose_axes_lose_least(k):
     assert loss(two_sided(f"leanvec({k}, mode=eig, shrink=0)")) == pytest.approx(min(losses), rel=1e-3)
 
 
+@oracle("leanvec")
+@pytest.mark.parametrize("k", [1, 4, 9])
+def test_frank_wolfe_lies_between_the_least_loss_and_that_of_pca_where_it_starts(k):
+    model = two_sided(f"leanvec({k}, mode=fw, shrink=0)")
+    bound, start = (loss(two_sided(f"leanvec({k}, mode={mode}, shrink=0)")) for mode in ("sphering", "pca"))
+    random = loss_of_axes(np.linalg.qr(np.random.default_rng(0).standard_normal((12, k)))[0])
+    assert bound <= loss(model) < 0.5 * start
+    assert loss(model) < 0.3 * random
+    for side in ("forward", "asking"):
+        assert np.linalg.norm(model.steps[0].state[side], 2) <= 1 + 1e-6
+    assert two_sided(f"leanvec({k}, mode=fw, shrink=0)").hash == model.hash
+
+
+@oracle("leanvec")
+def test_frank_wolfe_is_pca_where_that_is_best():
+    total = float(((Q.astype(float) @ X.T) ** 2).sum())
+    assert loss(two_sided("leanvec(12, mode=fw)")) < 1e-6 * total
+    assert loss(two_sided("leanvec(11, mode=fw, shrink=0)")) <= loss(two_sided("leanvec(11, mode=pca)"))
+    model, plain = fitted("leanvec(5, mode=fw)", X), fitted("leanvec(5, mode=pca)", X)
+    np.testing.assert_array_equal(model.transform(X)[0], plain.transform(X)[0])
+
+
 @oracle("leanvec", says="PCA of the uncentred rows")
 def test_without_queries_both_sides_are_the_uncentred_principal_axes():
     model, plain = fitted("leanvec(5)", X), fitted("pca(5, center=false)", X)
