@@ -320,6 +320,15 @@ def test_all_frequencies_keep_inner_products_and_fewer_rows_of_them_come_back_by
     np.testing.assert_allclose(part.inverse(Y), expected, atol=1e-5 * np.abs(expected).max())
 
 
+@oracle("project")
+@pytest.mark.parametrize("kind", ["dct", "fft_complex"])
+def test_scores_of_codes_behind_all_frequencies_are_those_of_the_rows(kind):
+    model = fitted(f"center | project(12, kind={kind}) | int8", X)
+    scores = model.score(model.prepare(X[:5]), model.encode(X)[0])
+    units = normalize(X.astype(np.float64))
+    np.testing.assert_allclose(scores, units[:5] @ units.T, atol=0.02)
+
+
 def test_frequencies_beyond_those_there_are_are_refused():
     for kind in ("dct", "fft_complex"):
         with pytest.raises(SpecError, match="cannot keep 13 coefficients of vectors that have 12"):

@@ -88,6 +88,15 @@ def test_frank_wolfe_is_pca_where_that_is_best():
     np.testing.assert_array_equal(model.transform(X)[0], plain.transform(X)[0])
 
 
+def test_frank_wolfe_follows_no_slope_that_is_rounding(monkeypatch):
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("there is no slope at the maps of pca where the rows stand in for the queries")
+
+    monkeypatch.setattr(np.linalg, "svd", refused)
+    for k in (1, 5, 12):
+        fitted(f"leanvec({k}, mode=fw)", X)
+
+
 @oracle("leanvec", says="PCA of the uncentred rows")
 def test_without_queries_both_sides_are_the_uncentred_principal_axes():
     model, plain = fitted("leanvec(5)", X), fitted("pca(5, center=false)", X)
