@@ -158,6 +158,7 @@ HOSTILE = {
         s0_signs=np.ones(65_536, i8),
         s0_outputs=np.zeros(1024, np.int32),
     ),
+    "a cosine projection of many": bare("project(1024, kind=dct)", 65_536),
     "hadamard outputs below 0": bare(
         "project(2, kind=hadamard)", 8, s0_signs=np.ones(8, i8), s0_outputs=np.array([-1, 0], np.int32)
     ),

@@ -87,6 +87,7 @@ def test_every_function_of_a_database_has_an_entry(con: duckdb.DuckDBPyConnectio
         ("vec_exact(emb, vec_query(NULL, [1, 2, 3]))", "vec_exact"),
         ("vec_query('m', [1, 2, 3])", "vec_query"),
         ("vec_score_codes('m', code, code)", "vec_score_codes"),
+        ("vec_tokens('m', code)", "vec_tokens"),
         ("vec_cell('m', emb)", "vec_cell"),
         ("vec_probe('m', [1, 2, 3])", "vec_probe"),
         ("vec_normalize(emb, 'rms', 0.5)", "vec_normalize"),

@@ -58,6 +58,11 @@ CREATE OR REPLACE MACRO vec_encode(model, v, on_invalid := 'error') AS
 CREATE OR REPLACE MACRO vec_decode(model, code) AS
     _vec_decode(_vec_model(model), code);
 
+-- The numbers of the centroids in a code of pq, opq or rvq as words for an inverted index: 'p3c17' is centroid 17 for
+-- piece 3, both counted from 0. Two codes share as many words as they have pieces alike.
+CREATE OR REPLACE MACRO vec_tokens(model, code) AS
+    _vec_tokens(_vec_model(model), code);
+
 -- Score of the vectors that two codes of a model stand for; larger is closer. NULL where a code is NULL, or has no
 -- direction and the metric is cosine. The metric is cosine, ip or l2 (minus the distance).
 CREATE OR REPLACE MACRO vec_score_codes(model, a, b, metric := 'cosine') AS

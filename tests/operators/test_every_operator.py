@@ -49,6 +49,7 @@ SPECS = {
         "leanvec(5, mode=pca)",
         "leanvec(5, mode=sphering)",
         "leanvec(5, mode=eig, shrink=0.5)",
+        "leanvec(5, mode=fw)",
     ],
     "pca": ["pca(5)", "pca(5, whiten=true)", "pca(5, center=false)", "pca(12)"],
     "project": [
@@ -58,6 +59,11 @@ SPECS = {
         "project(9, kind=hadamard)",
         "project(20)",
         "project(5, kind=fft)",
+        "project(8, kind=fft_complex)",
+        "project(12, kind=fft_complex)",
+        "project(5, kind=dct)",
+        "project(12, kind=dct)",
+        "center | project(5, kind=dct) | int8",
     ],
     "rotate": ["rotate", "rotate(seed=5)", "rotate(kind=hadamard)", "rotate(kind=itq)"],
     "cells": ["cells(7)", "cells(9, seed=3)", "normalize | cells(100)", "normalize | cells(5) | int8"],
@@ -125,6 +131,8 @@ INVERTIBLE = {
     "power(2)": 1e-4,
     "cells(7)": 0.0,
     "project(20)": 1e-4,
+    "project(12, kind=fft_complex)": 1e-5,
+    "project(12, kind=dct)": 1e-5,
 }
 """Specs that lose nothing, with the error relative to the largest entry that float32 leaves."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from conftest import anisotropic, oracle
+from scipy.fft import dct
 from scipy.linalg import hadamard
 from scipy.spatial.distance import pdist
 from scipy.stats import zscore
@@ -12,6 +13,7 @@ from sklearn.covariance import LedoitWolf, ledoit_wolf
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler, normalize
 
+from vecpipe.errors import SpecError
 from vecpipe.fitting.steps import fit_sketch
 from vecpipe.model import Model
 from vecpipe.sketch import Sketch
@@ -280,6 +282,57 @@ def test_the_hadamard_projection_is_signs_times_rows_of_a_hadamard_matrix():
 def test_fft_keeps_amplitudes():
     expected = np.abs(np.fft.rfft(X.astype(np.float64), axis=1))[:, :5] / np.sqrt(12)
     np.testing.assert_allclose(apply("project(5, kind=fft)", X), expected, atol=1e-5)
+
+
+@oracle("project", says="scipy.fft.dct")
+@pytest.mark.parametrize("dim", [1, 2, 12, 31, 768])
+def test_dct_keeps_the_first_coefficients_of_scipy(dim):
+    data = anisotropic(40, dim)
+    k = (dim + 1) // 2
+    expected = dct(data.astype(np.float64), norm="ortho")[:, :k]
+    np.testing.assert_allclose(apply(f"project({k}, kind=dct)", data), expected, atol=1e-6 * np.abs(data).sum(1).max())
+
+
+@oracle("project")
+@pytest.mark.parametrize("dim", [1, 2, 3, 12, 31, 768])
+def test_fft_complex_keeps_real_and_imaginary_parts_of_the_lowest_frequencies(dim):
+    data = anisotropic(40, dim)
+    spectrum = np.fft.rfft(data.astype(np.float64), norm="ortho")
+    spectrum[:, 1 : (dim + 1) // 2] *= np.sqrt(2)  # these stand for two frequencies, the first and an even last for one
+    parts = np.stack([spectrum.real, spectrum.imag], axis=2).reshape(40, -1)
+    expected = np.delete(parts, 1, axis=1)  # the imaginary part of frequency 0
+    for k in {1, (dim + 1) // 2, dim}:
+        found = apply(f"project({k}, kind=fft_complex)", data)
+        np.testing.assert_allclose(found, expected[:, :k], atol=1e-6 * np.abs(data).sum(1).max())
+
+
+@oracle("project")
+@pytest.mark.parametrize("kind", ["dct", "fft_complex"])
+@pytest.mark.parametrize("dim", [1, 2, 3, 12, 31, 768])
+def test_all_frequencies_keep_inner_products_and_fewer_rows_of_them_come_back_by_the_transpose(kind, dim):
+    whole = fitted(f"project({dim}, kind={kind})", anisotropic(40, dim))
+    matrix = whole.steps[0].affine().matrix
+    np.testing.assert_allclose(matrix.T @ matrix, np.eye(dim), atol=1e-12)
+    k = (dim + 1) // 2
+    part = fitted(f"project({k}, kind={kind})", anisotropic(40, dim))
+    Y = anisotropic(5, k)
+    expected = Y @ matrix[:, :k].T
+    np.testing.assert_allclose(part.inverse(Y), expected, atol=1e-5 * np.abs(expected).max())
+
+
+@oracle("project")
+@pytest.mark.parametrize("kind", ["dct", "fft_complex"])
+def test_scores_of_codes_behind_all_frequencies_are_those_of_the_rows(kind):
+    model = fitted(f"center | project(12, kind={kind}) | int8", X)
+    scores = model.score(model.prepare(X[:5]), model.encode(X)[0])
+    units = normalize(X.astype(np.float64))
+    np.testing.assert_allclose(scores, units[:5] @ units.T, atol=0.02)
+
+
+def test_frequencies_beyond_those_there_are_are_refused():
+    for kind in ("dct", "fft_complex"):
+        with pytest.raises(SpecError, match="cannot keep 13 coefficients of vectors that have 12"):
+            fitted(f"project(13, kind={kind})", X)
 
 
 @oracle("rotate", says="distances are kept")

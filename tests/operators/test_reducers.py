@@ -36,6 +36,10 @@ def loss(model: Model) -> float:
     return float(((model.score(model.prepare(Q, "ip"), model.transform(X)[0]) - Q.astype(float) @ X.T) ** 2).sum())
 
 
+def loss_of_axes(axes: np.ndarray) -> float:
+    return float(((Q @ axes @ (X @ axes).T - Q.astype(float) @ X.T) ** 2).sum())
+
+
 @oracle("leanvec", says="singular values of K_q^1/2 K_x^1/2 beyond the k-th")
 @pytest.mark.parametrize("k", [1, 4, 9])
 def test_sphering_reaches_the_least_loss_of_any_maps_of_rank_k(k):
@@ -49,6 +53,48 @@ def test_the_order_of_losses_is_sphering_then_eig_then_pca():
     losses = [loss(two_sided(f"leanvec(4, mode={mode}, shrink=0)")) for mode in ("sphering", "eig", "pca")]
     assert losses[0] <= losses[1] <= losses[2]
     assert losses[0] < 0.9 * losses[2]
+
+
+@oracle("leanvec")
+@pytest.mark.parametrize("k", [1, 4, 9])
+def test_eig_takes_the_mix_of_moments_whose_axes_lose_least(k):
+    rows, asked = (Y.astype(float).T @ Y for Y in (X, Q))
+    losses = []
+    for share in np.linspace(0, 1, 21):
+        mix = (1 - share) * asked / np.trace(asked) + share * rows / np.trace(rows)
+        losses.append(loss_of_axes(np.linalg.eigh(mix)[1][:, ::-1][:, :k]))
+    assert loss(two_sided(f"leanvec({k}, mode=eig, shrink=0)")) == pytest.approx(min(losses), rel=1e-3)
+
+
+@oracle("leanvec")
+@pytest.mark.parametrize("k", [1, 4, 9])
+def test_frank_wolfe_lies_between_the_least_loss_and_that_of_pca_where_it_starts(k):
+    model = two_sided(f"leanvec({k}, mode=fw, shrink=0)")
+    bound, start = (loss(two_sided(f"leanvec({k}, mode={mode}, shrink=0)")) for mode in ("sphering", "pca"))
+    random = loss_of_axes(np.linalg.qr(np.random.default_rng(0).standard_normal((12, k)))[0])
+    assert bound <= loss(model) < 0.5 * start
+    assert loss(model) < 0.3 * random
+    for side in ("forward", "asking"):
+        assert np.linalg.norm(model.steps[0].state[side], 2) <= 1 + 1e-6
+    assert two_sided(f"leanvec({k}, mode=fw, shrink=0)").hash == model.hash
+
+
+@oracle("leanvec")
+def test_frank_wolfe_is_pca_where_that_is_best():
+    total = float(((Q.astype(float) @ X.T) ** 2).sum())
+    assert loss(two_sided("leanvec(12, mode=fw)")) < 1e-6 * total
+    assert loss(two_sided("leanvec(11, mode=fw, shrink=0)")) <= loss(two_sided("leanvec(11, mode=pca)"))
+    model, plain = fitted("leanvec(5, mode=fw)", X), fitted("leanvec(5, mode=pca)", X)
+    np.testing.assert_array_equal(model.transform(X)[0], plain.transform(X)[0])
+
+
+def test_frank_wolfe_follows_no_slope_that_is_rounding(monkeypatch):
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("there is no slope at the maps of pca where the rows stand in for the queries")
+
+    monkeypatch.setattr(np.linalg, "svd", refused)
+    for k in (1, 5, 12):
+        fitted(f"leanvec({k}, mode=fw)", X)
 
 
 @oracle("leanvec", says="PCA of the uncentred rows")

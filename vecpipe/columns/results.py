@@ -1,4 +1,4 @@
-"""Columns out: matrices of vectors and of codes as Arrow arrays over the same memory."""
+"""Columns out: matrices of vectors and of codes as Arrow arrays over the same memory, and codes as text."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from vecpipe.arrays import Bytes, Float32, Mask
 
@@ -47,6 +48,16 @@ def to_byte_lists(codes: Bytes, valid: Mask | None = None) -> Any:
     n, width = codes.shape
     child = pa.Array.from_buffers(pa.uint8(), n * width, [None, pa.py_buffer(codes)])
     return pa.Array.from_buffers(pa.list_(pa.uint8(), width), n, [_validity(valid)], children=[child])
+
+
+def to_tokens(numbers: Bytes, valid: Mask | None = None) -> Any:
+    """Return an Arrow list of text over ``(n, m) uint8`` numbers: ``p3c17`` is number 17 at position 3, from 0."""
+    n, m = numbers.shape
+    places = pa.array([f"p{place}c" for place in range(m)]).take(pa.array(np.tile(np.arange(m), n)))
+    texts = pa.array([str(number) for number in range(256)]).take(pa.array(numbers.ravel()))
+    tokens = pc.binary_join_element_wise(places, texts, "")
+    offsets = pa.array(np.arange(0, n * m + 1, m, dtype=np.int32))
+    return pa.ListArray.from_arrays(offsets, tokens, mask=None if valid is None else pa.array(~valid))
 
 
 def _validity(valid: Mask | None) -> Any:

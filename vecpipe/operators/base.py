@@ -295,7 +295,10 @@ def check_widths(steps: Iterable[Operator], dim: int) -> None:
         rebuilt += step.rebuilt_elements(dim)
         dim = step.output_dim(dim)
     if rebuilt > MAX_REBUILT:
-        raise SpecError(f"the steps of kind=hadamard make matrices of {rebuilt} elements, at most {MAX_REBUILT} fit")
+        raise SpecError(
+            f"the steps make matrices of {rebuilt} elements beside what they learn, at most {MAX_REBUILT} fit; "
+            "keep fewer dimensions, or have fewer such steps"
+        )
 
 
 def check_dim(name: str, k: int, dim: int, what: str = "dimensions") -> int:

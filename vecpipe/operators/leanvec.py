@@ -16,7 +16,12 @@ from vecpipe.operators.parameters import param
 from vecpipe.rules import MAX_DIM
 
 _FLOOR = 1e-10
-_STEPS = 21
+_SHARES = 21
+_STEPS = 500
+_CHANGE = 1e-3
+_SIZE = 0.999
+_STILL = 1e-12
+"""Size of a gradient, as a share of what it is a difference of, below which rounding gives it its direction."""
 
 
 @register
@@ -27,9 +32,11 @@ class LeanVec(Operator):
     Rows become ``B^T x`` and queries ``A^T q``. With K_x and K_q the second moments of rows and of sample queries and
     W the root of K_q, sphering takes P, the top k eigenvectors of ``W K_x W``, and ``A = W^-1 P``, ``B = W P``: no maps
     of rank k lose less of ``<q, x>`` on average. pca takes the top eigenvectors of K_x for both sides (nothing is
-    subtracted), eig those of a mix of K_q and K_x whose share is searched. auto is sphering where queries were given,
-    else pca. Without queries the rows stand in for them. Score by inner product: after sphering lengths and distances
-    of projected rows are not those of the rows.
+    subtracted), eig those of a mix of K_q and K_x whose share is searched. fw descends from the maps of pca by block
+    Frank-Wolfe steps among maps of operator norm at most 1, 500 at most, and keeps the best it met: it loses more than
+    sphering and is slower, but its maps lengthen nothing. auto is sphering where queries were given, else pca. Without
+    queries the rows stand in for them. Score by inner product: after sphering and fw lengths and distances of projected
+    rows are not those of the rows.
     """
 
     name = "leanvec"
@@ -38,7 +45,7 @@ class LeanVec(Operator):
     oracle = "singular values of K_q^1/2 K_x^1/2 beyond the k-th; PCA of the uncentred rows"
 
     k: int = param(doc="dimensions kept", minimum=1, maximum=MAX_DIM)
-    mode: str = param("auto", doc="how the maps are found", choices=("auto", "pca", "sphering", "eig"))
+    mode: str = param("auto", doc="how the maps are found", choices=("auto", "pca", "sphering", "eig", "fw"))
     shrink: float | None = param(
         None, doc="share of the rows in K_q; by default d / (d + queries)", minimum=0.0, maximum=1.0
     )
@@ -57,7 +64,7 @@ class LeanVec(Operator):
             forward = asking = axes[:, : self.k]
         else:
             asked = rows if data.queries is None else self._shrunk(data.queries, rows)
-            values, forward, asking = (_sphering if mode == "sphering" else _mixed)(asked, rows, self.k)
+            values, forward, asking = _MAPS[mode](asked, rows, self.k)
         return {"forward": rows_f32(forward), "asking": rows_f32(asking), "spectrum": values}
 
     def _shrunk(self, queries: FitData, rows: Float64) -> Float64:
@@ -112,11 +119,50 @@ def _mixed(asked: Float64, rows: Float64, k: int) -> tuple[Float64, Float64, Flo
     """Return spectrum and axes, twice, of the mix of both moments that loses least of the inner products."""
     asked, size = asked / max(float(np.trace(asked)), 1e-300), max(float(np.trace(rows)), 1e-300)
     best, found = np.inf, principal_axes(rows)
-    for share in np.linspace(0.0, 1.0, _STEPS):
+    for share in np.linspace(0.0, 1.0, _SHARES):
         values, axes = principal_axes((1.0 - share) * asked + share * rows / size)
-        kept = axes[:, :k] @ axes[:, :k].T
-        rest = np.eye(len(kept)) - kept
-        loss = float(np.sum((asked @ rest) * (rest @ rows).T))
+        loss = _loss(asked, rows, axes[:, :k], axes[:, :k])
         if loss < best:
             best, found = loss, (values, axes)
     return found[0], found[1][:, :k], found[1][:, :k]
+
+
+def _descended(asked: Float64, rows: Float64, k: int) -> tuple[Float64, Float64, Float64]:
+    """Return the spectrum of the rows and the maps that block Frank-Wolfe descent finds."""
+    values, axes = principal_axes(rows)
+    asked, rows = (moment / max(float(np.trace(moment)), 1e-300) for moment in (asked, rows))
+    forward = asking = axes[:, :k]
+    best = loss = _loss(asked, rows, forward, asking)
+    found = forward, asking
+    for step in range(1, _STEPS + 1):
+        share = (step + 1.0) ** -_SIZE
+        forward = _stepped(forward, rows, asked, asking, share)
+        asking = _stepped(asking, asked, rows, forward, share)
+        before, loss = loss, _loss(asked, rows, forward, asking)
+        if loss < best:
+            best, found = loss, (forward, asking)
+        if abs(before - loss) <= _CHANGE * before:
+            break
+    return values, *found
+
+
+def _stepped(side: Float64, own: Float64, across: Float64, other: Float64, share: float) -> Float64:
+    """Return one map, a share of the way to the map of norm 1 along which the loss falls fastest.
+
+    Where it does not fall at all (the rows' map of pca is the best for the queries' map of pca) the map stays.
+    """
+    given, wanted = own @ side @ (other.T @ across @ other), own @ (across @ other)
+    slope = wanted - given
+    if np.linalg.norm(slope) <= _STILL * np.linalg.norm(wanted):
+        return side
+    left, _, right = np.linalg.svd(slope, full_matrices=False)
+    return np.asarray((1.0 - share) * side + share * (left @ right))
+
+
+def _loss(asked: Float64, rows: Float64, forward: Float64, asking: Float64) -> float:
+    """Return the mean square of what the maps change of inner products."""
+    rest = np.eye(len(rows)) - asking @ forward.T
+    return float(np.sum((asked @ rest) * (rest @ rows)))
+
+
+_MAPS = {"sphering": _sphering, "eig": _mixed, "fw": _descended}

@@ -72,6 +72,14 @@ class WordCodec(Codec):
             numbers = np.pad(numbers, ((0, 0), (0, 1)))
         return np.asarray(numbers[:, ::2] << np.uint8(4) | numbers[:, 1::2])
 
+    def numbers(self, codes: Bytes) -> Bytes:
+        """Return the numbers of the words that codes ``(n, B)`` name, ``(n, m) uint8``."""
+        if self.bits == 8:
+            return codes
+        both = np.empty((len(codes), 2 * codes.shape[1]), dtype=np.uint8)
+        both[:, ::2], both[:, 1::2] = codes >> np.uint8(4), codes & np.uint8(15)
+        return both[:, : self.m]
+
 
 @register
 @dataclass(eq=False)

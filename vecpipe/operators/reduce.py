@@ -1,4 +1,4 @@
-"""Operators that return fewer dimensions: prefixes, principal components, random projections, Fourier amplitudes."""
+"""Operators that return fewer dimensions: prefixes, principal components, projections that ignore the data."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from vecpipe.kernels import affine
 from vecpipe.moments import Affine
 from vecpipe.operators.base import Layout, Operator, State, check_dim, check_matrix, register
 from vecpipe.operators.fit_data import FitData
+from vecpipe.operators.fourier import cosine_basis, fourier_basis
 from vecpipe.operators.linear import (
     hadamard_transform,
     power_of_two,
@@ -22,6 +23,9 @@ from vecpipe.operators.linear import (
 )
 from vecpipe.operators.parameters import param
 from vecpipe.rules import MAX_DIM
+
+_WAVES = {"dct": cosine_basis, "fft_complex": fourier_basis}
+"""Kinds of projections that keep the lowest frequencies, and what gives their orthonormal columns."""
 
 
 @register
@@ -177,21 +181,38 @@ class PCA(Operator):
 @register
 @dataclass(eq=False)
 class Project(Operator):
-    """Project at random, without looking at the data: distances are kept up to about 1/sqrt(k).
+    """Project without looking at the data; at random, distances are kept up to about 1/sqrt(k).
 
     gaussian, sparse (a third of the entries, Achlioptas) and very_sparse (1/sqrt(d) of them, Li) draw a matrix;
-    hadamard flips signs, mixes by a Walsh-Hadamard transform and samples k outputs. fft keeps the amplitudes of the
-    k lowest frequencies: it throws phases away and is here as a baseline, not as advice.
+    hadamard flips signs, mixes by a Walsh-Hadamard transform and samples k outputs.
+
+    The others take dimensions for a signal and keep its lowest frequencies. The order of an embedding's dimensions
+    means nothing, so they are here as baselines to compare with, not as advice. dct keeps the first k coefficients of
+    the orthonormal DCT-II. fft_complex keeps k numbers of the discrete Fourier transform: Re 0, Re 1, Im 1, Re 2, Im 2
+    and so on, so that an odd k takes whole frequencies and an even k the last one's real part alone. Both are linear
+    and keep inner products where k = d. fft keeps the amplitudes of the k lowest frequencies and throws phases away.
     """
 
     name = "project"
     family = "reduce"
-    source = "Johnson, Lindenstrauss 1984; Achlioptas 2003; Li, Hastie, Church 2006; Tropp 2011; fft: operators of 2023"
-    oracle = "sklearn.random_projection; numpy.fft.rfft"
+    source = (
+        "Johnson, Lindenstrauss 1984; Achlioptas 2003; Li, Hastie, Church 2006; Tropp 2011; "
+        "Ahmed, Natarajan, Rao 1974 (dct); Bulgakov, Segal 2024 (fft)"
+    )
+    oracle = "sklearn.random_projection; numpy.fft.rfft; scipy.fft.dct"
 
     k: int = param(doc="dimensions of the result", minimum=1, maximum=MAX_DIM)
-    kind: str = param("gaussian", doc="which map", choices=("gaussian", "sparse", "very_sparse", "hadamard", "fft"))
+    kind: str = param(
+        "gaussian",
+        doc="which map",
+        choices=("gaussian", "sparse", "very_sparse", "hadamard", "fft", "fft_complex", "dct"),
+    )
     seed: int = param(0, doc="of the random matrix", minimum=0, maximum=2**31 - 1)
+
+    @property
+    def moves_only(self) -> bool:
+        """For dct and fft_complex, whose columns are orthonormal: distances in the kept subspace stay as they are."""
+        return self.kind in _WAVES
 
     def output_dim(self, dim: int) -> int:
         """Return k."""
@@ -200,16 +221,18 @@ class Project(Operator):
             return check_dim(self.name, self.k, dim // 2 + 1, "frequencies (there are d/2 + 1)")
         if self.kind == "hadamard":
             return check_dim(self.name, self.k, power_of_two(dim), "outputs")
-        return self.k
+        return check_dim(self.name, self.k, dim, "coefficients") if self.kind in _WAVES else self.k
 
     def rebuilt_elements(self, dim: int) -> int:
-        """Return the elements of the hadamard kind's matrix, the transform's padding included."""
-        return power_of_two(dim) * self.k if self.kind == "hadamard" else 0
+        """Return the elements of the matrix that is not in the state, the padding of the hadamard kind included."""
+        if self.kind == "hadamard":
+            return power_of_two(dim) * self.k
+        return dim * self.k if self.kind in _WAVES else 0
 
     def fit(self, data: FitData) -> State:
         """Draw the matrix ``(d, k) float32``, or the signs ``(d,)`` and outputs ``(k,)`` of the hadamard kind."""
         d, rng = data.dim, random_generator(self.seed)
-        if self.kind == "fft":
+        if self.kind == "fft" or self.kind in _WAVES:
             return {}
         if self.kind == "hadamard":
             signs = rng.integers(0, 2, d, dtype=np.int8) * np.int8(2) - np.int8(1)
@@ -223,17 +246,19 @@ class Project(Operator):
         return {"matrix": rows_f32(entries / np.sqrt(density * self.k))}
 
     def layout(self, dim: int) -> Layout:
-        """Return the matrix, or signs and outputs, or nothing for fft."""
-        if self.kind == "fft":
+        """Return the matrix, or signs and outputs, or nothing for kinds of frequencies."""
+        if self.kind == "fft" or self.kind in _WAVES:
             return {}
         if self.kind == "hadamard":
             return {"signs": (np.int8, (dim,)), "outputs": (np.int32, (self.k,))}
         return {"matrix": (np.float32, (dim, self.k))}
 
     def prepare_state(self) -> None:
-        """Build the matrix of the hadamard kind."""
+        """Build the matrix of the kinds that do not hold it."""
         self._matrix: Float64 | None = None
-        if self.kind == "hadamard":
+        if self.kind in _WAVES:
+            self._matrix = _WAVES[self.kind](self.dim, self.k)
+        elif self.kind == "hadamard":
             outputs, width = self.state["outputs"], power_of_two(self.dim)
             if (
                 outputs.min(initial=0) < 0
@@ -261,7 +286,14 @@ class Project(Operator):
         return rows_f32(np.abs(spectrum) / np.sqrt(self.dim))
 
     def invert(self, Y: Float32) -> Float32:
-        """Return the pseudo-inverse of the projection; fft has lost the phases and refuses."""
+        """Return the pseudo-inverse of the projection, the transpose of orthonormal columns.
+
+        Raises
+        ------
+        CapabilityError
+            The kind is fft: the phases are lost.
+        """
         if self._matrix is None:
             raise CapabilityError("project(kind=fft) keeps amplitudes only and cannot be undone")
-        return affine(Y, np.linalg.pinv(self._matrix), np.zeros(self.dim))
+        back = self._matrix.T if self.moves_only else np.linalg.pinv(self._matrix)
+        return affine(Y, back, np.zeros(self.dim))

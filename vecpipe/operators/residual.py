@@ -84,17 +84,9 @@ class RVQ(WordCodec):
                 out[start : start + _ROWS] = _beam(rows, self._wide, self._half)
         return self._packed(out)
 
-    def _numbers(self, codes: Bytes) -> Bytes:
-        """Return the numbers of the words of each stage, ``(n, m)``."""
-        if self.bits == 8:
-            return codes
-        both = np.empty((len(codes), 2 * codes.shape[1]), dtype=np.uint8)
-        both[:, ::2], both[:, 1::2] = codes >> np.uint8(4), codes & np.uint8(15)
-        return both[:, : self.m]
-
     def decode(self, codes: Bytes) -> Float32:
         """Return the sums of the words, ``(n, d) float32``."""
-        numbers = self._numbers(codes)
+        numbers = self.numbers(codes)
         total = np.zeros((len(codes), self.dim), dtype=np.float32)
         for stage, words in enumerate(self.state["words"]):
             total += words[numbers[:, stage]]

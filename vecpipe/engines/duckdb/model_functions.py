@@ -11,16 +11,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vecpipe import kernels, model_columns
-from vecpipe.arrays import Float32, Mask
-from vecpipe.columns.results import to_codes, to_vectors
+from vecpipe.arrays import Bytes, Float32, Mask
+from vecpipe.columns.results import to_codes, to_tokens, to_vectors
 from vecpipe.columns.vectors import to_rows
 from vecpipe.engines.duckdb.exact import Asked
 from vecpipe.engines.duckdb.groups import by_value, rows_by_model, scatter, take
 from vecpipe.engines.duckdb.handles import NO_MODEL, keep_model, model_of, query_of, query_side
 from vecpipe.engines.duckdb.scalar import Scalar, both, constant, floats
-from vecpipe.errors import ModelNotFoundError, SpecError
+from vecpipe.errors import CapabilityError, ModelNotFoundError, SpecError
 from vecpipe.fitting.steps import fit_sketch
 from vecpipe.model import Model
+from vecpipe.operators.product import WordCodec
 from vecpipe.rules import rows_named
 from vecpipe.scoring import metric_named
 from vecpipe.sketch import Sketch
@@ -36,6 +37,7 @@ def scalars() -> Iterator[Scalar]:
         Scalar("_vec_encode", "handle, v, on_invalid", "BLOB", "Behind vec_encode.", _encode),
         Scalar("_vec_score_codes", "handle, a, b, metric", "FLOAT", "Behind vec_score_codes.", _score_codes),
         Scalar("_vec_decode", "handle, code", "FLOAT[]", "Behind vec_decode.", _decode),
+        Scalar("_vec_tokens", "handle, code", "VARCHAR[]", "Behind vec_tokens.", _tokens),
         Scalar("_vec_score", "code, query", "FLOAT", "Behind vec_score.", score),
         Scalar("_vec_query_bits", "query", "BLOB", "Behind vec_search_bits.", _query_bits),
         Scalar("_vec_exact", "v, query", "FLOAT", "Behind vec_exact.", exact),
@@ -99,6 +101,19 @@ def _decode(model: Any, code: Any) -> Any:
             items, valid = _read(found, take(code, at), "vec_decode")
             parts.append((at, model_columns.undone(found, items), valid))
     return scatter(len(code), parts, to_vectors, pa.list_(pa.float32()))
+
+
+def _tokens(model: Any, code: Any) -> Any:
+    parts: list[tuple[Any, Bytes, Mask | None]] = []
+    for handle, at in by_value(model):
+        found = model_of(handle)
+        if not isinstance(found.codec, WordCodec):
+            raise CapabilityError(
+                f"vec_tokens: {found.spec!r} writes no numbers of centroids; take a spec that ends in pq, opq or rvq"
+            )
+        codes, valid = _read(found, take(code, at), "vec_tokens")
+        parts.append((at, found.codec.numbers(codes), valid))
+    return scatter(len(code), parts, to_tokens, pa.list_(pa.string()))
 
 
 def _read(found: Model, column: Any, name: str) -> tuple[npt.NDArray[Any], Mask | None]:
