@@ -188,7 +188,7 @@ def _query_bits(query: Any) -> Any:
 
 
 def _other_bits(*columns: Any) -> Any:
-    """Refuse bits of another width than the query's; with SQL's ``error``, DuckDB would read raw vectors of all rows."""
+    """Refuse bits of another width than the query's; for SQL's ``error``, DuckDB would read raw vectors of all rows."""
     bits, found, model, wanted = (column[0].as_py() for column in columns)
     raise InputError(
         f"vec_search_bits: {bits}: a row holds {found} bits, but the codes of model {model!r} have {wanted}; "
