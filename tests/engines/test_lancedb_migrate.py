@@ -184,5 +184,19 @@ def test_what_cannot_be_migrated_says_why(table):
         with pytest.raises(kind, match=message):
             call()
     vl.migrate(table, "code", NEW)
-    with pytest.raises(InputError, match="finish_migration"):
+    with pytest.raises(
+        InputError, match=r"earlier migration of 'code' .* is not finished: finish_migration\(table, 'code'"
+    ):
         vl.migrate(table, "code", fitted("int4"))
+
+
+def test_a_name_that_asks_for_a_version_is_refused_before_anything_is_written(db, table):
+    before = table.version
+    with pytest.raises(InputError, match="model name 'new@3': what follows @ asks for a version"):
+        vl.migrate(table, "code", NEW, name="new@3")
+    with pytest.raises(InputError, match="a name cannot end in it"):
+        vl.add_column(table, "more", NEW, name="new@3")
+    with pytest.raises(InputError, match="a name cannot end in it"):
+        vl.save_model(db, "new@3", NEW)
+    assert table.version == before
+    assert "new@3" not in vl.list_models(db)["name"].to_pylist()
