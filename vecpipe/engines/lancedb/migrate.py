@@ -120,6 +120,13 @@ def migrate(
             f"an earlier migration of {column!r} of {table.name!r} is not finished: finish_migration(table, "
             f"{column!r}) drops the old values, {previous!r}; undo_migration(table, {column!r}) goes back to them"
         )
+    begun = mark_of(dataset.schema.field(following)) if following in dataset.schema.names else None
+    if begun is not None and begun.hash != model.hash:
+        raise InputError(
+            f"an earlier migration of {column!r} of {table.name!r} to another model, {begun.spec} ({begun.hash}), "
+            f"is not finished: migrate(table, {column!r}, that model) goes on with it, drop(table, {following!r}) gives "
+            "it up"
+        )
     if mark is not None and mark.hash == model.hash:
         raise InputError(f"column {column!r} is written by model {model.hash} already; refresh brings it up to date")
     if mark is None and model.codec is not None:
