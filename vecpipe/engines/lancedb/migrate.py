@@ -124,8 +124,8 @@ def migrate(
     if begun is not None and begun.hash != model.hash:
         raise InputError(
             f"an earlier migration of {column!r} of {table.name!r} to another model, {begun.spec} ({begun.hash}), "
-            f"is not finished: migrate(table, {column!r}, that model) goes on with it, drop(table, {following!r}) gives "
-            "it up"
+            f"is not finished: migrate(table, {column!r}, that model) goes on with it, drop(table, {following!r}) "
+            "gives it up"
         )
     if mark is not None and mark.hash == model.hash:
         raise InputError(f"column {column!r} is written by model {model.hash} already; refresh brings it up to date")
