@@ -280,6 +280,26 @@ def test_models_show_export_import(tmp_path, db):
     assert of_file["hash"] in text
 
 
+def test_json_says_hash_of_each_version_and_which_is_current(db):
+    works("fit", db, "int8", "--table", "docs", "--name", "docs")
+    newest, before = map(json.loads, works("models", db, "--json").splitlines())
+    assert [newest["current"], before["current"]] == [True, False]
+    assert newest["hash"] == json.loads(works("show", db, "docs", "--json"))["hash"] != before["hash"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_warning_made_an_error_is_shown_as_one(tmp_path):
+    X = np.random.default_rng(0).standard_normal((3000, 64)) * np.r_[np.ones(8), np.full(56, 1e-2)]
+    emb = pa.FixedSizeListArray.from_arrays(pa.array(X.astype(np.float32).ravel()), 64)
+    path = tmp_path / "docs.parquet"
+    pq.write_table(pa.table({"emb": emb}), path)
+    assert "\nError: whitening keeps" in fails("fit", path, "whiten", "--out", tmp_path / "m.vecpipe")
+    for call in ("vec_fit(emb, 'whiten')", "vec_fit_sketch(vec_sketch(emb), 'whiten')"):
+        said = fails("sql", "-c", f"SELECT {call} FROM '{path}'")
+        assert "whitening keeps" in said
+        assert "defect" not in said
+
+
 def test_a_database_without_models_is_an_answer_and_no_database_an_error(tmp_path, db):
     duckdb.connect(str(tmp_path / "plain.duckdb")).close()
     assert "holds no models yet" in works("models", tmp_path / "plain.duckdb")

@@ -241,6 +241,23 @@ def test_another_source_is_refused(interrupted, table, model):
     assert not target.exists()
 
 
+@pytest.mark.parametrize(
+    ("later", "said"),
+    [
+        (1_900_000_007_250_000_000, r"was 2030-03-17 17:46:40\+00:00, now 2030-03-17 17:46:47\+00:00"),
+        (1_900_000_000_250_000_000, r"was 2030-03-17 17:46:40.000000\+00:00, now 2030-03-17 17:46:40.250000\+00:00"),
+    ],
+)
+def test_times_of_a_source_are_said_to_the_second_where_that_tells_them_apart(tmp_path, table, model, later, said):
+    source, target = store(table, tmp_path / "docs.parquet"), tmp_path / "out.parquet"
+    os.utime(source, ns=(0, 1_900_000_000_000_000_000))
+    with pytest.raises(StopError):
+        apply_model(source, model, target, part_rows=400, progress=stop_after(1_700))
+    os.utime(source, ns=(0, later))
+    with pytest.raises(ResumeError, match=f"another source: changed {said}"):
+        apply_model(source, model, target)
+
+
 def test_a_changed_duckdb_table_is_refused(tmp_path, table, model):
     source, target = store(table, tmp_path / "docs.duckdb"), tmp_path / "out.parquet"
     with pytest.raises(StopError):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+_LISTED = 20
+
 
 class VecpipeError(Exception):
     """Base of every error that vecpipe raises on purpose."""
@@ -67,3 +71,9 @@ class AggregatesUnavailableWarning(UserWarning):
 
 class WhiteningWarning(UserWarning):
     """A whitening step loses many of the neighbours that the vectors had before it."""
+
+
+def listed(names: Sequence[object]) -> str:
+    """Return names for a message: all of them, or the first 20 and how many more there are."""
+    shown = ", ".join(map(str, names[:_LISTED]))
+    return shown if len(names) <= _LISTED else f"{shown} ... and {len(names) - _LISTED} more"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -17,6 +18,7 @@ MAX_DIM = 65_536
 """Most dimensions that vectors have."""
 
 NO_ROWS = np.zeros(0, dtype=np.int64)
+_ROW = re.compile(r": row \d+ ")
 
 
 @contextmanager
@@ -35,6 +37,16 @@ def rows_named(column: str, first_row: int = 0, positions: npt.NDArray[np.int64]
     except RowError as error:
         row = error.row if positions is None else int(positions[error.row])
         raise InputError(f"{column}: row {first_row + row} {error.rule}") from error
+
+
+def say_of_chunk(error: BaseException, rows: int) -> None:
+    """Have an error about a row of a chunk of ``rows`` say where the row is counted from, where that is not plain.
+
+    A host that hands over chunks says neither which rows of the table they are nor in which order they come.
+    """
+    text = str(error)
+    if rows > 1 and isinstance(error, InputError) and _ROW.search(text):
+        error.args = (f"{text} (rows are counted from the start of the chunk that DuckDB read)",)
 
 
 def null_element(where: str) -> InputError:

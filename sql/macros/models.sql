@@ -15,6 +15,13 @@ CREATE OR REPLACE MACRO _vec_pinned(model) AS
     CASE WHEN regexp_matches(model, '@[0-9]+$')
          THEN coalesce(TRY_CAST(regexp_extract(model, '@([0-9]+)$', 1) AS BIGINT), -1) END;
 
+-- The names there are, for an error: the first 20, and how many more.
+CREATE OR REPLACE MACRO _vec_names() AS (
+    SELECT array_to_string(_vec_n.names[:20], ', ')
+           || CASE WHEN len(_vec_n.names) > 20 THEN ' ... and ' || (len(_vec_n.names) - 20) || ' more' ELSE '' END
+    FROM (SELECT list(DISTINCT name ORDER BY name) AS names FROM vecpipe.models) AS _vec_n
+);
+
 -- A handle of the model of a name, loaded and ready; an error where there is none.
 -- The argument is read where no table is in sight, so that a column of the caller's is never taken for one of ours.
 CREATE OR REPLACE MACRO _vec_model(model) AS (
@@ -22,8 +29,7 @@ CREATE OR REPLACE MACRO _vec_model(model) AS (
         _vec_wanted.given,
         (SELECT arg_max(_vec_m.model, _vec_m.version) FROM vecpipe.models AS _vec_m
          WHERE _vec_m.name = _vec_wanted.name AND _vec_m.version = coalesce(_vec_wanted.version, _vec_m.version)),
-        (SELECT string_agg(_vec_n.name, ', ' ORDER BY _vec_n.name)
-         FROM (SELECT DISTINCT name FROM vecpipe.models ORDER BY name LIMIT 20) AS _vec_n)
+        _vec_names()
     )
     FROM (SELECT given, _vec_base(given) AS name, _vec_pinned(given) AS version FROM (SELECT model AS given))
         AS _vec_wanted
@@ -39,8 +45,7 @@ CREATE OR REPLACE MACRO _vec_model_side(model) AS (
          FROM vecpipe.models AS _vec_q
          WHERE _vec_q.name || '.query' = _vec_wanted.name
            AND _vec_q.version = coalesce(_vec_wanted.version, _vec_q.version)),
-        (SELECT string_agg(_vec_n.name, ', ' ORDER BY _vec_n.name)
-         FROM (SELECT DISTINCT name FROM vecpipe.models ORDER BY name LIMIT 20) AS _vec_n)
+        _vec_names()
     )
     FROM (SELECT given, _vec_base(given) AS name, _vec_pinned(given) AS version FROM (SELECT model AS given))
         AS _vec_wanted

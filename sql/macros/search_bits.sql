@@ -14,8 +14,14 @@ CREATE OR REPLACE MACRO vec_search_bits(
             SELECT *, row_number() OVER (ORDER BY _vec_differ) AS _vec_place
             FROM (
                 SELECT *,
-                       bit_count(xor(_vec_item::BIT, _vec_query_bits(_vec_query(model, q, metric))::BIT)) AS _vec_differ
-                FROM query(_vec_rows(source, bits, rerank, NULL))
+                       CASE WHEN bit_length(_vec_bits) <> bit_length(_vec_asked)
+                            THEN _vec_other_bits(bits, bit_length(_vec_bits), model, bit_length(_vec_asked))
+                            ELSE bit_count(xor(_vec_bits, _vec_asked)) END AS _vec_differ
+                FROM (
+                    SELECT *, _vec_item::BIT AS _vec_bits,
+                           _vec_query_bits(_vec_query(model, q, metric))::BIT AS _vec_asked
+                    FROM query(_vec_rows(source, bits, rerank, NULL))
+                )
                 ORDER BY _vec_differ NULLS LAST
                 LIMIT _vec_most(k, oversample)
             )

@@ -12,8 +12,14 @@ CREATE OR REPLACE MACRO _vec_search_stages(source, q, stages, models, cell, near
                     'SELECT %I AS _vec_cell, %I AS _vec_item, %I AS _vec_v, %I AS _vec_tie,
                          COLUMNS(_vec_kept()) AS ''_vec_c_\1'' FROM %T',
                     cell, stages[1],
-                    coalesce(CASE WHEN len(stages) = 3 THEN stages[3] END,
-                             'vec_search_stages needs three columns in stages := [coarse, finer, vectors]'),
+                    CASE WHEN len(stages) = 3 AND (len(models) = 2 OR len(models) = 3 AND cell IS NOT NULL)
+                              AND len(oversample) = 2
+                         THEN stages[3]
+                         ELSE error('vec_search_stages: stages := names ' || coalesce(len(stages), 0)
+                                    || ' columns, models := ' || coalesce(len(models), 0) || ' models, oversample := has '
+                                    || coalesce(len(oversample), 0) || ' numbers; expected three columns [coarse, finer, '
+                                    || 'vectors], the two models of the codes (and with cell := perhaps a third, of the '
+                                    || 'cells), and two numbers') END,
                     stages[2], source
                 ))
                 WHERE cell IS NULL OR list_contains(near, _vec_cell) IS TRUE

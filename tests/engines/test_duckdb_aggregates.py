@@ -430,3 +430,17 @@ def test_a_row_of_another_width_than_its_group_is_named_among_groups_of_several_
         con.execute(f"CREATE OR REPLACE TABLE wide AS {broken} ORDER BY id")
         with pytest.raises(duckdb.Error, match=rf"{name}: v: row 251 in .* {rule}"):
             con.execute(f"SELECT model, {call} FROM wide GROUP BY model").fetchall()
+
+
+def test_an_error_about_a_group_says_whether_it_is_one_of_several(con):
+    con.execute("""CREATE TABLE grouped AS
+                   SELECT i % 5 AS g, CASE WHEN i % 5 = 3 THEN [1, 1] ELSE [i, i * i] END::FLOAT[2] AS v
+                   FROM range(60) r(i)""")
+    whitened = "SELECT g, vec_fit(v, 'whiten') FROM grouped {} GROUP BY g"
+    with pytest.raises(duckdb.Error, match=r"do not vary.*\(in one of several groups, of 12 vectors\)"):
+        con.execute(whitened.format("")).fetchall()
+    with pytest.raises(duckdb.Error, match="do not vary") as error:
+        con.execute(whitened.format("WHERE g = 3")).fetchall()
+    assert "several" not in str(error.value)
+    with pytest.raises(duckdb.Error, match="the result of one of several groups is beyond the range of FLOAT"):
+        con.execute("SELECT vec_sum([3e38]::FLOAT[1]) FROM grouped GROUP BY g").fetchall()

@@ -246,10 +246,21 @@ def test_a_model_stored_in_this_transaction_must_be_committed_first(con):
         ("vec_search('docs', $q, model := NULL, cell := 'cell', rerank := 'emb')", "cell := needs model :="),
         ("vec_search('docs', $q, model := 'm', cell := 'nowhere', rerank := 'emb')", "nowhere"),
         ("vec_search('docs', $q, model := 'm', cell := 'cell')", "needs code := or rerank :="),
-        ("vec_search_stages('docs', $q, stages := ['bits', 'code'], models := ['bits', 'm'])", "needs three columns"),
+        (
+            "vec_search_stages('docs', $q, stages := ['bits', 'code'], models := ['bits', 'm'])",
+            "names 2 columns, models := 2 models, .* expected three columns",
+        ),
         (
             "vec_search_stages('docs', $q, stages := ['bits', 'code', 'emb', 'emb'], models := ['bits', 'm'])",
-            "needs three columns",
+            "names 4 columns, models := 2 models",
+        ),
+        ("vec_search_stages('docs', $q, ['bits', 'code', 'emb'], ['bits'])", "names 3 columns, models := 1 models"),
+        ("vec_search_stages('docs', $q, ['bits', 'code', 'emb'], ['bits', 'm', 'm'])", "models := 3 models"),
+        ("vec_search_stages('docs', $q, ['bits', 'code', 'emb'], ['bits'], cell := 'cell')", "models := 1 models"),
+        ("vec_search_stages('docs', $q, ['bits', 'code', 'emb'], NULL)", "models := 0 models"),
+        (
+            "vec_search_stages('docs', $q, ['bits', 'code', 'emb'], ['bits', 'm'], oversample := [4])",
+            "oversample := has 1 numbers",
         ),
         (
             "vec_search_stages('docs', $q, ['bits', 'code', 'emb'], ['bits', 'm'], cell := 'nowhere')",

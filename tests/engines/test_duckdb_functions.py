@@ -515,6 +515,13 @@ def test_a_name_that_is_not_there_says_which_are(stored):
         vecpipe.load_model(stored, "x")
     with pytest.raises(EngineError, match=r"register\(con\) first"):
         vecpipe.load_model(duckdb.connect(), "x")
+    model = vecpipe.load_model(stored, "float16")
+    for number in range(16):
+        vecpipe.save_model(stored, f"m{number}", model)
+    with pytest.raises(ModelNotFoundError, match=r"there are: center .* and 2 more$"):
+        vecpipe.load_model(stored, "x")
+    with pytest.raises(duckdb.Error, match=r"there are: center .* and 2 more$"):
+        stored.execute("SELECT vec_encode('x', emb) FROM docs").fetchall()
 
 
 # Where a call can stand ----------------------------------------------------------------------------------------------

@@ -144,6 +144,14 @@ def test_a_query_streams_into_a_table_whose_columns_name_their_models_and_can_be
         assert found["id"].to_pylist() == exact
 
 
+def test_a_version_of_a_model_is_stored_under_the_name_alone(docs, db, model):
+    vecpipe.save_model(docs, "m", vecpipe.load_model(docs, "z"))
+    [(first,)] = docs.execute("SELECT min(version) FROM vecpipe.models WHERE name = 'm'").fetchall()
+    sql = f"SELECT id, vec_encode('m@{first}', emb) AS code FROM docs"
+    vd.write_lance(docs, sql, db, "docs", models={"code": f"m@{first}"})
+    assert load_model(db, "m").hash == model.hash
+
+
 def test_rows_are_appended_by_the_same_model_only(docs, db, X, model):
     vd.write_lance(docs, CODED, db, "docs", models=MODELS)
     assert vd.write_lance(docs, CODED + " WHERE id < 5", db, "docs", mode="append", models=MODELS) == 5

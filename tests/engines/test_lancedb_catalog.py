@@ -87,6 +87,10 @@ def test_a_name_that_is_not_there_is_an_error_that_lists_those_that_are(db):
         vl.load_model(db, "docs")
     with pytest.raises(ModelNotFoundError, match="has no version 7; there are: 1"):
         vl.load_model(db, "it's", version=7)
+    for number in range(22):
+        vl.save_model(db, f"m{number:02}", fitted("int8"))
+    with pytest.raises(ModelNotFoundError, match=r"there are: it's, m00, .*, m18 \.\.\. and 3 more$"):
+        vl.load_model(db, "docs")
 
 
 def test_a_damaged_model_is_refused(db):

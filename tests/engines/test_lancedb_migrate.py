@@ -184,5 +184,34 @@ def test_what_cannot_be_migrated_says_why(table):
         with pytest.raises(kind, match=message):
             call()
     vl.migrate(table, "code", NEW)
-    with pytest.raises(InputError, match="finish_migration"):
+    with pytest.raises(
+        InputError, match=r"earlier migration of 'code' .* is not finished: finish_migration\(table, 'code'"
+    ):
         vl.migrate(table, "code", fitted("int4"))
+
+
+def test_a_migration_that_was_not_cut_over_is_not_taken_for_one_to_another_model(table):
+    vl.migrate(table, "code", NEW, cut_over=False)
+    unfinished = (
+        rf"earlier migration of 'code' of 'docs' .* \({NEW.hash}\), is not finished: .* drop\(table, 'code_next'"
+    )
+    with pytest.raises(InputError, match=unfinished):
+        vl.migrate(table, "code", fitted("int4"))
+    assert vl.migrate(table, "code", NEW).cut_over
+    vl.undo_migration(table, "code")
+    with pytest.raises(InputError, match=unfinished):
+        vl.migrate(table, "code", fitted("int4"))
+    vl.drop(table, "code_next")
+    assert vl.migrate(table, "code", fitted("int4"), min_recall=0).cut_over
+
+
+def test_a_name_that_asks_for_a_version_is_refused_before_anything_is_written(db, table):
+    before = table.version
+    with pytest.raises(InputError, match="model name 'new@3': what follows @ asks for a version"):
+        vl.migrate(table, "code", NEW, name="new@3")
+    with pytest.raises(InputError, match="a name cannot end in it"):
+        vl.add_column(table, "more", NEW, name="new@3")
+    with pytest.raises(InputError, match="a name cannot end in it"):
+        vl.save_model(db, "new@3", NEW)
+    assert table.version == before
+    assert "new@3" not in vl.list_models(db)["name"].to_pylist()

@@ -54,7 +54,7 @@ class Commands(click.Group):
         """Run a command."""
         try:
             return super().invoke(ctx)
-        except (VecpipeError, duckdb.Error) as error:
+        except (VecpipeError, duckdb.Error, Warning) as error:  # warnings under python -W error
             from vecpipe.cli.output import message
 
             raise click.ClickException(message(error)) from error

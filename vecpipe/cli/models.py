@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vecpipe.model import Model
 
 _PATH = click.Path(path_type=Path)
-_COLUMNS = ("name", "version", "spec", "input_dim", "output_type", "bytes_per_vector", "fitted_rows", "created_at")
+_COLUMNS = ("name", "version", "spec", "input_dim", "output_type", "bytes_per_vector", "fitted_rows")
 
 
 @click.command(short_help="List the models in a database.")
@@ -28,14 +28,15 @@ def models(db: Path, as_lines: bool) -> None:
     from vecpipe.cli.common import database
     from vecpipe.engines.duckdb.catalog import run
 
+    shown = (*_COLUMNS, "created_at")
     with database(db) as con:
-        sql = f"SELECT {', '.join(_COLUMNS[:-1])}, strftime(created_at, '%Y-%m-%d %H:%M:%S') FROM vec_models()"
-        rows = run(con, sql).fetchall()
+        created = "strftime(created_at, '%Y-%m-%d %H:%M:%S')"
+        rows = run(con, f"SELECT {', '.join(_COLUMNS)}, {created}, hash, current FROM vec_models()").fetchall()
     if as_lines:
         for row in rows:
-            click.echo(as_json(dict(zip(_COLUMNS, row, strict=True))))
+            click.echo(as_json(dict(zip((*shown, "hash", "current"), row, strict=True))))
     elif rows:
-        console().print(table(_COLUMNS, rows))
+        console().print(table(shown, [row[: len(shown)] for row in rows]))
     else:
         click.echo(f"{db} holds no models yet; vecpipe fit --db {db} --name NAME stores one")
 

@@ -61,8 +61,8 @@ def fit(
     """
     from vecpipe.cli.common import check_file, inside_database
     from vecpipe.engines.duckdb import save_model
-    from vecpipe.engines.duckdb.catalog import check_name
     from vecpipe.fitting.stream import fit as fit_rows
+    from vecpipe.model_names import check_model_name
     from vecpipe.spec import parse
 
     inside = inside_database(source, table, query)
@@ -76,7 +76,7 @@ def fit(
         raise click.UsageError("--name is empty.")
     parse(spec)
     if name is not None:
-        check_name(name)
+        check_model_name(name)
     _check_places(out, None if name is None else db or source)
     if out is not None:
         check_file(out, source, db, overwrite=overwrite)

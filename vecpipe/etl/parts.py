@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -268,7 +269,8 @@ def refuse_other_run(folder: Path, before: dict[str, Any], now: dict[str, Any]) 
         )
     for key in sorted({*before["source"], *now["source"]}):
         if before["source"].get(key) != now["source"].get(key):
-            _refuse(folder, f"another source: {key} {_change(before['source'].get(key), now['source'].get(key))}")
+            old, new = before["source"].get(key), now["source"].get(key)
+            _refuse(folder, f"another source: {key} {_times(old, new) if key == 'changed' else _change(old, new)}")
     for key in sorted({*before["options"], *now["options"]}):
         old, new = before["options"].get(key), now["options"].get(key)
         # Rows done so far broke no rule, so from here on invalid rows may as well become NULL.
@@ -280,6 +282,15 @@ def refuse_other_run(folder: Path, before: dict[str, Any], now: dict[str, Any]) 
 
 def _change(old: Any, new: Any) -> str:
     return f"was {json.dumps(old)}, now {json.dumps(new)}"
+
+
+def _times(old: Any, new: Any) -> str:
+    """Return two times in nanoseconds as texts, to the second where that tells them apart."""
+    if not isinstance(old, int) or not isinstance(new, int):
+        return _change(old, new)
+    precision = "seconds" if old // 10**9 != new // 10**9 else "microseconds"
+    was, now = (datetime.fromtimestamp(ns / 1e9, UTC).isoformat(" ", precision) for ns in (old, new))
+    return f"was {was}, now {now}"
 
 
 def _refuse(folder: Path, difference: str) -> None:

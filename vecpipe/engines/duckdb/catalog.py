@@ -14,10 +14,10 @@ import duckdb
 
 from vecpipe.engines.duckdb import handles
 from vecpipe.engines.duckdb.places import OpenCursor
-from vecpipe.errors import EngineError, InputError, ModelNotFoundError
+from vecpipe.errors import EngineError, ModelNotFoundError, listed
 from vecpipe.model import Model
+from vecpipe.model_names import check_model_name, name_and_version
 
-_PINNED = re.compile(r"(.*)@(\d{1,18})", re.DOTALL)
 _NAMED = "FROM vecpipe.models WHERE name = $1 AND version = coalesce($2, version)"
 _NEWEST = f"SELECT arg_max(model, version), max(version) {_NAMED}"
 # Versions are told apart here: each search asks, and an aggregate takes DuckDB longer to plan than rows to fetch.
@@ -40,24 +40,12 @@ def save_model(con: duckdb.DuckDBPyConnection, name: str, model: Model) -> int:
     EngineError
         The database refused, for example because it is read-only.
     """
-    check_name(name)
+    check_model_name(name)
     newest = run(con, _NEWEST_HASH, [name]).fetchall()
     if newest and newest[0][1] == model.hash:
         return int(newest[0][0])
     rows = run(con, _INSERT, [name, model.to_bytes()]).fetchall()
     return int(rows[0][0])
-
-
-def check_name(name: str) -> None:
-    """Refuse a name that no model can be stored under.
-
-    Raises
-    ------
-    InputError
-        It ends like ``name@3``, which asks for a version.
-    """
-    if _PINNED.fullmatch(name):
-        raise InputError(f"model name {name!r}: what follows @ asks for a version, so a name cannot end in it")
 
 
 def load_model(con: duckdb.DuckDBPyConnection, name: str) -> Model:
@@ -76,7 +64,7 @@ def newest_model(con: duckdb.DuckDBPyConnection, name: str) -> tuple[Model, int]
 
     A model that this process has loaded already is known by its header and not read again.
     """
-    version, head = max(run(con, _HEADS, _parts(name)).fetchall(), default=(0, b""))
+    version, head = max(run(con, _HEADS, [*name_and_version(name)]).fetchall(), default=(0, b""))
     known = handles.model_with_head(head)
     return _read_newest(con, name) if known is None else (known, int(version))
 
@@ -125,17 +113,11 @@ class Newest:
         return found
 
 
-def _parts(name: str) -> list[Any]:
-    """Return the name and the version of ``name`` or ``name@3``; None for the newest."""
-    pinned = _PINNED.fullmatch(name)
-    return [name, None] if pinned is None else [pinned[1], int(pinned[2])]
-
-
 def _read_newest(con: duckdb.DuckDBPyConnection, name: str) -> tuple[Model, int]:
-    [(data, version)] = run(con, _NEWEST, _parts(name)).fetchall()
+    [(data, version)] = run(con, _NEWEST, [*name_and_version(name)]).fetchall()
     if data is None:
         names = model_names(con)
-        there = f"there are: {', '.join(names[:20])}" if names else "vecpipe.models is empty"
+        there = f"there are: {listed(names)}" if names else "vecpipe.models is empty"
         raise ModelNotFoundError(f"no model is named {name!r}; {there}")
     return handles.model_of(handles.keep_model(data)), int(version)
 

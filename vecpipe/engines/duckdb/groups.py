@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +16,11 @@ from vecpipe.columns.codes import even_offsets
 from vecpipe.columns.vectors import to_rows
 from vecpipe.engines.duckdb.handles import model_of
 from vecpipe.engines.duckdb.scalar import constant
-from vecpipe.errors import SpecError
+from vecpipe.errors import InputError, SpecError
 from vecpipe.model import Model
 from vecpipe.rules import OnInvalid
+
+Read = TypeVar("Read")
 
 
 def by_value(column: Any) -> Iterator[tuple[Any, npt.NDArray[np.int64] | None]]:
@@ -69,7 +72,7 @@ def rows_by_model(
     rows = to_rows(v, column=column, dim=models[0][0].dim, on_invalid=mode) if together else None
     for found, at in models:
         if rows is None:
-            mine = to_rows(take(v, at), column=column, dim=found.dim, on_invalid=mode)
+            mine = read_some(v, at, partial(to_rows, column=column, dim=found.dim, on_invalid=mode))
             yield at, found, mine.values, mine.valid
         elif at is None:
             yield at, found, rows.values, rows.valid
@@ -88,11 +91,23 @@ def _on_invalid(column: Any, name: str) -> OnInvalid:
 
 def take(column: Any, at: npt.NDArray[np.int64] | None) -> Any:
     """Return the rows of a column at some positions; None for all of them."""
-    if at is None:
-        return column
-    if pa.types.is_binary_view(column.type):
-        column = column.cast(pa.binary())
-    return column.take(pa.array(at))
+    return column if at is None else _binary(column).take(pa.array(at))
+
+
+def _binary(column: Any) -> Any:
+    return column.cast(pa.binary()) if pa.types.is_binary_view(column.type) else column
+
+
+def read_some(column: Any, at: npt.NDArray[np.int64] | None, read: Callable[[Any], Read]) -> Read:
+    """Return what ``read`` makes of the rows of a column at some positions; errors count the rows of the column."""
+    try:
+        return read(take(column, at))
+    except InputError:
+        if at is not None:
+            alone = np.full(len(column), -1)
+            alone[at] = at
+            read(_binary(column).take(pa.array(alone, mask=alone < 0)))  # the others are NULL, and break no rule
+        raise
 
 
 def scatter(

@@ -111,7 +111,10 @@ def scalars(indexes: Indexes) -> Iterator[Scalar]:
         check_live(found, rows.field("needed"), flat_array(live))
         return exact(vectors, query)
 
-    yield Scalar("_vec_index", "name, source, model, emb, place", _BUILT, "Behind vec_index.", build, volatile=True)
+    yield Scalar(
+        "_vec_index", "name, source, model, emb, place", _BUILT, "Behind vec_index.", build, volatile=True,
+        by_chunk=False,
+    )  # fmt: skip
     yield Scalar("_vec_index_drop", "name, database", "BOOLEAN", "Behind vec_index_drop.", drop, volatile=True)
     yield Scalar("_vec_indexes", "nothing", _LIST, "Behind vec_indexes.", listed, volatile=True)
     yield Scalar(

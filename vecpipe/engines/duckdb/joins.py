@@ -73,11 +73,11 @@ def _numbers(texts: Any, known: Any) -> npt.NDArray[np.int64]:
 
 def scalars() -> Iterator[Scalar]:
     """Yield the functions; each call of them counts."""
-    for name, arguments, returns, function in (
-        ("_vec_gather", "vectors, keys, places, ids, model, k, metric, within, self", "VARCHAR", _gather),
-        ("_vec_offer", "handle, id, v, key, own", _OFFERED, _offer),
+    for name, arguments, returns, function, by_chunk in (
+        ("_vec_gather", "vectors, keys, places, ids, model, k, metric, within, self", "VARCHAR", _gather, False),
+        ("_vec_offer", "handle, id, v, key, own", _OFFERED, _offer, True),
     ):
-        yield Scalar(name, arguments, returns, "Behind vec_knn_join.", function, volatile=True)
+        yield Scalar(name, arguments, returns, "Behind vec_knn_join.", function, volatile=True, by_chunk=by_chunk)
 
 
 def _whole_number(value: Any, least: int) -> int:

@@ -22,6 +22,7 @@ from vecpipe.engines.lancedb.marks import Mark, mark_of
 from vecpipe.engines.lancedb.snapshots import snapshot
 from vecpipe.errors import CapabilityError, EngineError, InputError, VecpipeError
 from vecpipe.model import Model
+from vecpipe.model_names import name_and_version
 from vecpipe.sql_names import quoted
 
 if TYPE_CHECKING:
@@ -140,7 +141,9 @@ def write_lance(
 
     if mode not in MODES:
         raise InputError(f"mode is {mode!r}; expected one of {', '.join(MODES)}")
-    named = {column: (model, catalog.load_model(con, model)) for column, model in (models or {}).items()}
+    named = {
+        column: (name_and_version(model)[0], catalog.load_model(con, model)) for column, model in (models or {}).items()
+    }
     try:
         reader = con.sql(sql).to_arrow_reader(_BATCH_ROWS)
     except (duckdb.Error, AttributeError) as error:

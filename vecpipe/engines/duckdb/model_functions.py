@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,10 @@ from vecpipe.arrays import Bytes, Float32, Mask
 from vecpipe.columns.results import to_codes, to_tokens, to_vectors
 from vecpipe.columns.vectors import to_rows
 from vecpipe.engines.duckdb.exact import Asked
-from vecpipe.engines.duckdb.groups import by_value, rows_by_model, scatter, take
+from vecpipe.engines.duckdb.groups import by_value, read_some, rows_by_model, scatter
 from vecpipe.engines.duckdb.handles import NO_MODEL, keep_model, model_of, query_of, query_side
 from vecpipe.engines.duckdb.scalar import Scalar, both, constant, floats
-from vecpipe.errors import CapabilityError, ModelNotFoundError, SpecError
+from vecpipe.errors import CapabilityError, InputError, ModelNotFoundError, SpecError
 from vecpipe.fitting.steps import fit_sketch
 from vecpipe.model import Model
 from vecpipe.operators.product import WordCodec
@@ -30,7 +31,14 @@ from vecpipe.sketch import Sketch
 def scalars() -> Iterator[Scalar]:
     """Yield the functions."""
     yield from (
-        Scalar("vec_fit_sketch", "sketch, spec", "BLOB", "Fit a spec from a sketch: the model.", _fit_sketch),
+        Scalar(
+            "vec_fit_sketch",
+            "sketch, spec",
+            "BLOB",
+            "Fit a spec from a sketch: the model.",
+            _fit_sketch,
+            by_chunk=False,
+        ),
         Scalar("_vec_load", "name, model, known", "VARCHAR", "Load a model, return its handle.", _load),
         Scalar("_vec_load_side", "name, model, base, known", "VARCHAR", "Load a model or its query side.", _load_side),
         Scalar("_vec_transform", "handle, v, on_invalid", "FLOAT[]", "Behind vec_transform.", _transform),
@@ -40,6 +48,9 @@ def scalars() -> Iterator[Scalar]:
         Scalar("_vec_tokens", "handle, code", "VARCHAR[]", "Behind vec_tokens.", _tokens),
         Scalar("_vec_score", "code, query", "FLOAT", "Behind vec_score.", score),
         Scalar("_vec_query_bits", "query", "BLOB", "Behind vec_search_bits.", _query_bits),
+        Scalar(
+            "_vec_other_bits", "bits, found, model, wanted", "BIGINT", "Behind vec_search_bits: an error.", _other_bits
+        ),
         Scalar("_vec_exact", "v, query", "FLOAT", "Behind vec_exact.", exact),
     )
 
@@ -98,7 +109,7 @@ def _decode(model: Any, code: Any) -> Any:
         parts: list[tuple[Any, Float32, Mask | None]] = []
         for handle, at in by_value(model):
             found = model_of(handle)
-            items, valid = _read(found, take(code, at), "vec_decode")
+            items, valid = _read(found, code, at, "vec_decode")
             parts.append((at, model_columns.undone(found, items), valid))
     return scatter(len(code), parts, to_vectors, pa.list_(pa.float32()))
 
@@ -111,14 +122,17 @@ def _tokens(model: Any, code: Any) -> Any:
             raise CapabilityError(
                 f"vec_tokens: {found.spec!r} writes no numbers of centroids; take a spec that ends in pq, opq or rvq"
             )
-        codes, valid = _read(found, take(code, at), "vec_tokens")
+        codes, valid = _read(found, code, at, "vec_tokens")
         parts.append((at, found.codec.numbers(codes), valid))
     return scatter(len(code), parts, to_tokens, pa.list_(pa.string()))
 
 
-def _read(found: Model, column: Any, name: str) -> tuple[npt.NDArray[Any], Mask | None]:
-    """Return what a model has written, called as the function's argument is."""
-    return model_columns.read(found, column, column=f"{name}: {'v' if found.codec is None else 'code'}")
+def _read(
+    found: Model, column: Any, at: npt.NDArray[np.int64] | None, name: str, argument: str | None = None
+) -> tuple[npt.NDArray[Any], Mask | None]:
+    """Return what a model has written at some rows, called as the function's argument is."""
+    label = f"{name}: {argument or ('v' if found.codec is None else 'code')}"
+    return read_some(column, at, partial(model_columns.read, found, column=label))
 
 
 def _score_codes(model: Any, a: Any, b: Any, metric: Any) -> Any:
@@ -127,8 +141,8 @@ def _score_codes(model: Any, a: Any, b: Any, metric: Any) -> Any:
     with kernels.one_blas_thread():
         for handle, at in by_value(model):
             found = model_of(handle)
-            left, some = model_columns.read(found, take(a, at), column="vec_score_codes: a")
-            right, others = model_columns.read(found, take(b, at), column="vec_score_codes: b")
+            left, some = _read(found, a, at, "vec_score_codes", "a")
+            right, others = _read(found, b, at, "vec_score_codes", "b")
             valid = some if others is None else both(some, others)
             where = np.arange(len(a)) if at is None else at
             if valid is not None:
@@ -165,7 +179,7 @@ def _scores(items: Any, query: Any, *, raw: bool) -> Any:
             if raw or found.model is None:
                 continue
             assert found.queries is not None
-            chosen, valid = _read(found.model, take(items, at), "vec_score")
+            chosen, valid = _read(found.model, items, at, "vec_score")
             scores = found.model.score(found.queries, chosen)[0]
             if at is None:
                 return floats(scores, valid)
@@ -186,3 +200,12 @@ def _query_bits(query: Any) -> Any:
         bits, known = found.model.query_bits(found.queries)
         made.append(bits[0].tobytes() if known[0] else None)
     return pa.array(made, pa.binary())
+
+
+def _other_bits(*columns: Any) -> Any:
+    """Refuse bits of another width than the query's; for SQL's ``error``, DuckDB would read raw vectors of all rows."""
+    bits, found, model, wanted = (column[0].as_py() for column in columns)
+    raise InputError(
+        f"vec_search_bits: {bits}: a row holds {found} bits, but the codes of model {model!r} have {wanted}; "
+        "was the column written by another model?"
+    )

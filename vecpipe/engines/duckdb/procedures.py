@@ -57,6 +57,7 @@ def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
         "Behind vec_fit_query.",
         _fit(open_cursor),
         volatile=True,
+        by_chunk=False,
     )
     yield Scalar(
         "_vec_advise",
@@ -65,6 +66,7 @@ def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
         "Behind vec_advise.",
         _advise(open_cursor),
         volatile=True,
+        by_chunk=False,
     )
 
 

@@ -55,6 +55,7 @@ def scalars(open_cursor: OpenCursor) -> Iterator[Scalar]:
         "Behind vec_recall.",
         _recall(open_cursor),
         volatile=True,
+        by_chunk=False,
     )
 
 
@@ -143,8 +144,10 @@ def _batches(cursor: duckdb.DuckDBPyConnection, sql: str, dim: int | None) -> It
         reader = cursor.sql(sql).to_arrow_reader(_ROWS)
     except duckdb.Error as error:
         raise EngineError(f"{error}\nin: {sql}") from error
+    first = 0
     for batch in reader:
-        rows = to_rows(batch.column(0), column="vec_recall: vectors", dim=dim)
+        rows = to_rows(batch.column(0), column="vec_recall: vectors", dim=dim, first_row=first)
+        first += len(rows)
         values = rows.values if rows.valid is None else rows.values[rows.valid]
         if len(values):
             yield values

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ import pyarrow as pa
 
 from vecpipe.arrays import Float32, Mask
 from vecpipe.columns.results import to_vectors
-from vecpipe.errors import SpecError
+from vecpipe.errors import InputError, SpecError
+from vecpipe.rules import say_of_chunk
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,9 @@ class Scalar:
         SQL type of the result.
     volatile : bool
         Whether each call counts: never folded into the plan.
+    by_chunk : bool
+        Whether the rows that errors name are those of the chunk; not where rows come in lists, or from a table that the
+        function reads.
     """
 
     name: str
@@ -36,6 +41,23 @@ class Scalar:
     help: str
     function: Callable[..., Any]
     volatile: bool = False
+    by_chunk: bool = True
+
+    def called(self) -> Callable[..., Any]:
+        """Return the function for DuckDB to call with the columns of a chunk."""
+        function = self.function
+        if not self.by_chunk:
+            return function
+
+        @wraps(function)
+        def call(*columns: Any) -> Any:
+            try:
+                return function(*columns)
+            except InputError as error:
+                say_of_chunk(error, max(map(len, columns), default=0))
+                raise
+
+        return call
 
 
 def constant(column: Any, what: str) -> Any:

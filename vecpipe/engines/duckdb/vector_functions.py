@@ -44,6 +44,7 @@ def scalars() -> Iterator[Scalar]:
             "nearest to the mean, then always the farthest from those picked, with its distance from them; cosine or "
             "l2.",
             _farthest,
+            by_chunk=False,
         ),
     )
 

@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vecpipe.engines.lancedb.host import asking, quoted
-from vecpipe.errors import EngineError, ModelNotFoundError
+from vecpipe.errors import EngineError, ModelNotFoundError, listed
 from vecpipe.model import Model
+from vecpipe.model_names import check_model_name
 
 if TYPE_CHECKING:
     from lancedb.db import DBConnection
@@ -58,9 +59,12 @@ def save_model(db: DBConnection, name: str, model: Model) -> int:
 
     Raises
     ------
+    InputError
+        The name ends like ``name@3``, which asks for a version.
     EngineError
         LanceDB refused, for example because the database is read-only.
     """
+    check_model_name(name)
     with asking(f"store the model {name!r} in {TABLE}"):
         table = db.create_table(TABLE, schema=_SCHEMA, exist_ok=True)
         for _ in range(_ATTEMPTS):
@@ -94,15 +98,13 @@ def load_model(db: DBConnection, name: str, version: int | None = None) -> Model
         newest = _newest(stored, name)
         if newest is None:
             names = sorted(set(stored["name"].to_pylist()))
-            there = f"there are: {', '.join(names[:20])}" if names else f"{TABLE} is empty"
+            there = f"there are: {listed(names)}" if names else f"{TABLE} is empty"
             raise ModelNotFoundError(f"no model is named {name!r}; {there}")
         wanted = int(newest["version"]) if version is None else version
         found = _rows(table, ["model"], f"name = {quoted(name)} AND version = {wanted}")
         if not len(found):
-            versions = sorted(row["version"] for row in stored.to_pylist() if row["name"] == name)
-            raise ModelNotFoundError(
-                f"model {name!r} has no version {wanted}; there are: {', '.join(map(str, versions[-20:]))}"
-            )
+            versions = sorted((row["version"] for row in stored.to_pylist() if row["name"] == name), reverse=True)
+            raise ModelNotFoundError(f"model {name!r} has no version {wanted}; there are: {listed(versions)}")
     return Model.from_bytes(found["model"][0].as_py())
 
 

@@ -21,6 +21,7 @@ from vecpipe.errors import InputError
 from vecpipe.etl.parts import discard
 from vecpipe.fitting.stream import Progress
 from vecpipe.model import Model
+from vecpipe.model_names import check_model_name
 from vecpipe.rules import OnInvalid, check_width
 from vecpipe.sources import vector_column
 
@@ -115,6 +116,7 @@ def add_column(
     else:
         _check_name(column)
     named = name or f"{table.name}.{column}"
+    check_model_name(named)
     found = model
 
     def mark() -> Mark:

@@ -16,6 +16,7 @@ from vecpipe.engines.lancedb.host import asking, database_of, latest_dataset
 from vecpipe.engines.lancedb.marks import mark_of, marked, no_marks
 from vecpipe.errors import CapabilityError, InputError, RecallError
 from vecpipe.model import Model
+from vecpipe.model_names import check_model_name
 from vecpipe.scoring import Metric
 
 _TOLERANCE = 0.02
@@ -96,7 +97,7 @@ def migrate(
     RecallError
         The audit found less than ``min_recall``; both numbers are in the message, the new column stays beside.
     InputError
-        There is no such column, or an earlier migration of it has not been finished.
+        There is no such column, an earlier migration of it has not been finished, or ``name`` ends like ``name@3``.
     CapabilityError
         A codec for a column of raw vectors.
     EngineError
@@ -110,13 +111,21 @@ def migrate(
         model = load_model(database_of(table), model)
     mark = mark_of(dataset.schema.field(column))
     named = name or stored or f"{table.name}.{column}"
+    check_model_name(named)
     following, previous = f"{column}_next", f"{column}_previous"
     if previous in dataset.schema.names:
         if mark is not None and mark.hash == model.hash:
             return _resumed_after_swap(table, column, named, model, filling)
         raise InputError(
-            f"{table.name!r} has a column {previous!r}: finish_migration(table, {column!r}) drops it, "
-            f"undo_migration(table, {column!r}) goes back to it"
+            f"an earlier migration of {column!r} of {table.name!r} is not finished: finish_migration(table, "
+            f"{column!r}) drops the old values, {previous!r}; undo_migration(table, {column!r}) goes back to them"
+        )
+    begun = mark_of(dataset.schema.field(following)) if following in dataset.schema.names else None
+    if begun is not None and begun.hash != model.hash:
+        raise InputError(
+            f"an earlier migration of {column!r} of {table.name!r} to another model, {begun.spec} ({begun.hash}), "
+            f"is not finished: migrate(table, {column!r}, that model) goes on with it, drop(table, {following!r}) "
+            "gives it up"
         )
     if mark is not None and mark.hash == model.hash:
         raise InputError(f"column {column!r} is written by model {model.hash} already; refresh brings it up to date")

@@ -69,7 +69,7 @@ def error_text(error: BaseException, name: str) -> bytes:
     if isinstance(error, KeyboardInterrupt):
         _interrupt_again()
         text = "interrupted"
-    elif isinstance(error, VecpipeError):
+    elif isinstance(error, VecpipeError | Warning):  # a warning where the user has made errors of them
         text = str(error)
     else:
         text = f"{type(error).__name__}: {error} (a defect in vecpipe, please report it)"

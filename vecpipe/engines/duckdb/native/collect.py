@@ -16,6 +16,7 @@ from vecpipe.blocks import block_rows
 from vecpipe.engines.duckdb.native.blocks import Rows, RowStore, Summary, concatenate
 from vecpipe.engines.duckdb.native.rows import RowArena
 from vecpipe.engines.duckdb.native.slots import TABLE, split
+from vecpipe.errors import VecpipeError
 
 _BATCH_ROWS = 65_536
 
@@ -51,6 +52,25 @@ class Group:
     parts: dict[int, Part]
     spec: bytes | None
     counters: NDArray[np.int64]
+
+
+def result_of(group: Group | None, finish: Callable[[Group], Any], *, alone: bool) -> Any:
+    """Return what ``finish`` makes of a group, None of none.
+
+    DuckDB says no key of a group: unless it is ``alone``, errors say that it is one of several, and how large it is
+    where its rows are all here.
+    """
+    if group is None:
+        return None
+    try:
+        return finish(group)
+    except VecpipeError as error:
+        if not alone:
+            parts = group.parts.values()
+            here = sum(len(part.rows) for part in parts if part.rows is not None)
+            size = "" if any(part.summaries for part in parts) else f", of {here} vectors"
+            error.args = (f"{error} (in one of several groups{size})",)
+        raise
 
 
 def _closure(slot: int) -> list[tuple[RowArena, int]]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from vecpipe.blocks import Block
 from vecpipe.engines.duckdb.native.aggregate import Aggregate, Input, Positions, by_width, with_weight
 from vecpipe.engines.duckdb.native.blocks import Rows, Summary
-from vecpipe.engines.duckdb.native.collect import Group, groups
+from vecpipe.engines.duckdb.native.collect import Group, groups, result_of
 from vecpipe.engines.duckdb.native.reading import Vectors
 from vecpipe.engines.duckdb.native.rows import HOLES, INFINITIES, NANS, NULLS, RAGGED, RowArena, two_specs
 from vecpipe.engines.duckdb.native.slots import Ids, States, by_arena, claim, close_if_empty, open_arena
@@ -113,6 +113,7 @@ class Totals(Aggregate):
     def results(self, ids: Ids) -> list[Any]:
         """Return the totals, or means; NULL without rows or without weight."""
         out: list[Any] = []
+        of = " of one of several groups" if len(ids) > 1 else ""
         for found in sums_of(ids):
             if found is None or found[1] == 0.0:
                 out.append(None)
@@ -121,10 +122,10 @@ class Totals(Aggregate):
                 value = found[0] / found[1] if self.mean else found[0]
             if not np.isfinite(found[1]):
                 raise InputError(
-                    f"{self.name}: the weights add up to more than a DOUBLE holds; divide them by a constant"
+                    f"{self.name}: the weights{of} add up to more than a DOUBLE holds; divide them by a constant"
                 )
             if not float(np.abs(value).max(initial=0.0)) <= _FLOAT_MAX:
-                raise InputError(f"{self.name}: the result is beyond the range of FLOAT")
+                raise InputError(f"{self.name}: the result{of} is beyond the range of FLOAT")
             out.append(value)
         return out
 
@@ -269,7 +270,7 @@ class Gathered(Aggregate):
     def results(self, ids: Ids) -> list[Any]:
         """Return what ``finish`` makes of each group."""
         with _FINISHING if len(ids) >= _MANY_GROUPS else nullcontext():
-            return [None if group is None else self.finish(group) for group in groups(ids)]
+            return [result_of(group, self.finish, alone=len(ids) == 1) for group in groups(ids)]
 
 
 def _leave_out(ids: Ids, rows: Positions, values: NDArray[Any]) -> tuple[Positions, NDArray[Any]]:
@@ -337,4 +338,4 @@ class Merged(Aggregate):
 
     def results(self, ids: Ids) -> list[Any]:
         """Return what ``finish`` makes of each group."""
-        return [None if group is None else self.finish(group) for group in groups(ids)]
+        return [result_of(group, self.finish, alone=len(ids) == 1) for group in groups(ids)]

@@ -21,6 +21,7 @@ from vecpipe.engines.duckdb.native.memory import BIGINT, FLOAT, INTEGER, VARCHAR
 from vecpipe.engines.duckdb.native.reading import Reader
 from vecpipe.engines.duckdb.native.writing import Writer
 from vecpipe.errors import EngineError
+from vecpipe.rules import say_of_chunk
 
 Kind = Literal["texts", "bigint", "integers"]
 Runner = Callable[[int, Sequence[int], int, int], None]
@@ -145,15 +146,17 @@ def _write(api: Api, vector: int, values: Float32) -> None:
 def _callback(api: Api, scalar: FloatFunction | PlanFunction, extension: Extension) -> Any:
     columns, run, label = range(len(scalar.parameters)), scalar.runner(api, extension), scalar.label
     chunk_size, chunk_vector = api.data_chunk_get_size, api.data_chunk_get_vector
-    set_error, describe, leaving = api.scalar_function_set_error, error_text, EXIT
+    set_error, describe, leaving, say = api.scalar_function_set_error, error_text, EXIT, say_of_chunk
 
     def execute(info: int, chunk: int, result: int) -> None:
+        count = 0
         try:
             leaving.check()
             count = int(chunk_size(chunk))
             if count:
                 run(info, [chunk_vector(chunk, i) for i in columns], count, result)
         except BaseException as error:
+            say(error, count)
             set_error(info, describe(error, label))
 
     return immortal(EXECUTE(Guarded(execute)))
