@@ -236,6 +236,14 @@ def test_kmeans_weights_are_copies_of_points_and_few_points_are_their_own_words(
     assert (((kmeans(points, heavy, 4) - points[7]) ** 2).sum(1).min()) < 1e-6
 
 
+@pytest.mark.parametrize("dim", [3, 40])
+def test_kmeans_of_nearly_as_many_words_as_points_wastes_none_of_them(dim, monkeypatch):
+    monkeypatch.setattr("vecpipe.operators.kmeans._WIDE_ROWS", 100)
+    points = anisotropic(900, dim)
+    words = kmeans(points, np.ones(900), 600)
+    assert len(np.unique(cdist(points, words).argmin(axis=1))) == 600
+
+
 @oracle("pq", says="numpy argmin over the centroids")
 @pytest.mark.parametrize("spec", ["pq(4)", "pq(5)", "pq(5, bits=4)", "pq(3, bits=4)"])
 def test_pq_codes_name_the_nearest_centroid_of_each_piece(spec):

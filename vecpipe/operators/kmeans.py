@@ -28,7 +28,8 @@ _FIRST_ROWS = 4_096
 _NARROW = 32
 _EARLY_ROUNDS, _LAST_ROUNDS = ((16, 6), (64, 2)), 2
 """Points a word and Lloyd's rounds over them; in the end, rounds over all points."""
-_FIRST_AXES, _ROUNDS_AN_AXIS, _WIDE_ROWS = 8, 3, 16_384
+_FIRST_AXES, _AXES_ROUNDS, _WIDE_ROWS, _WIDE_POINTS = 8, 3, 16_384, 16
+"""Principal axes that wide points are first seen along, rounds before they are doubled; points, or points a word."""
 
 
 @lru_cache(maxsize=1)
@@ -258,14 +259,15 @@ def weighted_sums(points: Float32, weights: Float64, index: Indices, count: int)
 def kmeans(points: Float32, weights: Float64, count: int, seed: int = 0) -> Float32:
     """Return ``(count, k) float32`` centroids: k-means++ seeding (Arthur, Vassilvitskii 2007), then Lloyd's rounds.
 
-    The first rounds see few points or, where these are wide, few of their principal axes (progressive dimensions:
-    Babenko, Lempitsky 2014): centroids travel far at first, and little once they have more to go by.
+    The first rounds see few points or, where these are wide, few of their principal axes (progressive dimensions: Liu,
+    Lu, Shao 2015): centroids travel far at first, and little once they have more to go by.
     """
     rng = random_generator(seed)
     order = rng.permutation(len(points))
     points, weights = points[order], weights[order]
     if points.shape[1] > _NARROW:
-        words = _axis_by_axis(points[:_WIDE_ROWS], weights[:_WIDE_ROWS], count, rng)
+        rows = slice(max(_WIDE_ROWS, _WIDE_POINTS * count))
+        words = _axis_by_axis(points[rows], weights[rows], count, rng)
     else:
         words = seed_words(points, weights, count, rng)
         for share, rounds in _EARLY_ROUNDS:
@@ -286,7 +288,7 @@ def _axis_by_axis(points: Float32, weights: Float64, count: int, rng: np.random.
             words = np.pad(words, ((0, 0), (0, part.shape[1] - words.shape[1])))
         else:
             words = seed_words(part, weights, count, rng)
-        words = refine(part, weights, words, _ROUNDS_AN_AXIS, prior=0.0)
+        words = refine(part, weights, words, _AXES_ROUNDS, prior=0.0)
         width *= 2
     return words @ axes.T.astype(np.float32)
 
