@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from vecpipe.errors import InputError
+from vecpipe.kernels import one_blas_thread
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 MOST_THREADS = 8
@@ -27,6 +29,12 @@ def thread_count(asked: int | None = None) -> int:
     if asked is not None and asked < 1:
         raise InputError(f"threads is {asked}; expected at least 1")
     return asked or min(os.cpu_count() or 1, MOST_THREADS)
+
+
+def each(work: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """Map in several threads, BLAS at one: the results do not depend on how many there are."""
+    with one_blas_thread(), ThreadPoolExecutor(thread_count()) as pool:
+        return list(pool.map(work, items))
 
 
 def in_order(

@@ -6,11 +6,9 @@ then one word of 256 to whatever reads the code. Training and nearest words are 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +22,7 @@ from vecpipe.operators.kmeans import assign, kmeans, nearest, refine
 from vecpipe.operators.linear import keeps_lengths, principal_axes, rows_f32
 from vecpipe.operators.lut import ByteTables, look_up
 from vecpipe.operators.parameters import param
-from vecpipe.ordered import thread_count
+from vecpipe.ordered import each
 from vecpipe.rules import MAX_DIM
 
 TRAINING_ROWS = 32_768
@@ -34,15 +32,6 @@ ENCODED_ROWS = 512
 """Rows that codes are found for at once: few enough to stay in cache."""
 _FEW_QUERIES = 4
 _TURNS = 16
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-
-def _each(work: Callable[[Item], Result], items: list[Item]) -> list[Result]:
-    """Map in several threads, BLAS at one: the results do not depend on how many there are."""
-    with one_blas_thread(), ThreadPoolExecutor(thread_count()) as pool:
-        return list(pool.map(work, items))
 
 
 class WordCodec(Codec):
@@ -118,7 +107,7 @@ class PQ(WordCodec):
         def train(piece: slice) -> Float32:
             return kmeans(np.ascontiguousarray(rows[:, piece]), weights, self._count, self.seed)
 
-        return rows_f32(np.concatenate(_each(train, self._pieces(rows.shape[1])), axis=1))
+        return rows_f32(np.concatenate(each(train, self._pieces(rows.shape[1])), axis=1))
 
     def layout(self, dim: int) -> Layout:
         """Return the centroids."""
@@ -221,14 +210,14 @@ class OPQ(PQ):
         words = self._train(moved, weights)
         for _ in range(_TURNS):
             items = [(np.ascontiguousarray(moved[:, piece]), np.ascontiguousarray(words[:, piece])) for piece in pieces]
-            done = _each(turn, items)
+            done = each(turn, items)
             words = np.concatenate([found for found, _ in done], axis=1)
             near = np.concatenate([found for _, found in done], axis=1)
             left, _, right = np.linalg.svd(((rows * share).T @ near).astype(np.float64))
             rotation = left @ right
             moved = rows @ rotation.astype(np.float32)
         items = [(np.ascontiguousarray(moved[:, piece]), np.ascontiguousarray(words[:, piece])) for piece in pieces]
-        final = _each(lambda item: refine(item[0], weights, item[1], 4, prior=0.0), items)
+        final = each(lambda item: refine(item[0], weights, item[1], 4, prior=0.0), items)
         return {"rotation": rows_f32(rotation), "words": rows_f32(np.concatenate(final, axis=1))}
 
     def _dealt(self, data: FitData) -> Float64:

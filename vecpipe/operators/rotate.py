@@ -14,9 +14,11 @@ from vecpipe.operators.base import Layout, Operator, State, check_matrix, regist
 from vecpipe.operators.fit_data import FitData
 from vecpipe.operators.linear import random_rotation, rotate_by_signs, rotation_signs, rows_f32
 from vecpipe.operators.parameters import param
+from vecpipe.ordered import each
 
 _ITQ_ROWS = 16_384
 _ITQ_ROUNDS = 50
+_ITQ_BLOCK = 2_048
 
 
 @register
@@ -94,9 +96,17 @@ def itq_rotation(rows: Float32, weights: Float64, seed: int) -> Float64:
     rotation = random_rotation(rows.shape[1], seed)
     pulled = np.ascontiguousarray((rows * (weights / weights.max())[:, None].astype(np.float32)).T)
     best = -np.inf
+
+    def pull(start: int) -> Float32:
+        """Return what ``X^T B`` is of some rows."""
+        block = slice(start, start + _ITQ_BLOCK)
+        signs = rows[block] @ narrow
+        return np.asarray(pulled[:, block] @ np.copysign(np.float32(1), signs, out=signs))
+
     for _ in range(_ITQ_ROUNDS):
-        signs = np.where(rows @ rotation.astype(np.float32) > 0, np.float32(1), np.float32(-1))
-        left, values, right = np.linalg.svd((pulled @ signs).astype(np.float64))
+        narrow = rotation.astype(np.float32)
+        parts = each(pull, range(0, len(rows), _ITQ_BLOCK))
+        left, values, right = np.linalg.svd(np.sum(parts, axis=0, dtype=np.float64))
         rotation = left @ right
         if float(values.sum()) <= best * (1.0 + 1e-5):  # the sum of singular values is what the signs agree by
             break
