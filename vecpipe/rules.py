@@ -72,10 +72,10 @@ def _not_finite(row: npt.NDArray[Any]) -> str:
     )
 
 
-def wrong_code_length(column: str, row: int, length: int, width: int) -> InputError:
+def wrong_code_length(column: str, row: int, length: int, width: int, unit: str = "bytes") -> InputError:
     """Return the error for a code of another length than the model writes."""
     return InputError(
-        f"{column}: row {row} holds {length} bytes, but this model's codes have {width}; "
+        f"{column}: row {row} holds {length} {unit}, but this model's codes have {width}; "
         "was the column written by another model?"
     )
 

@@ -21,6 +21,7 @@ from vecpipe.operators.fit_data import FitData
 from vecpipe.operators.kmeans import assign, kmeans, nearest, refine
 from vecpipe.operators.linear import keeps_lengths, principal_axes, rows_f32
 from vecpipe.operators.lut import ByteTables, look_up
+from vecpipe.operators.packing import pack, packed_bytes, unpack
 from vecpipe.operators.parameters import param
 from vecpipe.ordered import each
 from vecpipe.rules import MAX_DIM
@@ -47,27 +48,15 @@ class WordCodec(Codec):
 
     def code_bytes(self, dim: int) -> int:
         """Return m, or m / 2 rounded up for 4 bits."""
-        return self.m if self.bits == 8 else (self.m + 1) // 2
+        return packed_bytes(self.m, self.bits)
 
     @property
     def _count(self) -> int:
         return 1 << self.bits
 
-    def _packed(self, numbers: Bytes) -> Bytes:
-        """Return m numbers a row as bytes."""
-        if self.bits == 8:
-            return numbers
-        if self.m % 2:
-            numbers = np.pad(numbers, ((0, 0), (0, 1)))
-        return np.asarray(numbers[:, ::2] << np.uint8(4) | numbers[:, 1::2])
-
     def numbers(self, codes: Bytes) -> Bytes:
         """Return the numbers of the words that codes ``(n, B)`` name, ``(n, m) uint8``."""
-        if self.bits == 8:
-            return codes
-        both = np.empty((len(codes), 2 * codes.shape[1]), dtype=np.uint8)
-        both[:, ::2], both[:, 1::2] = codes >> np.uint8(4), codes & np.uint8(15)
-        return both[:, : self.m]
+        return unpack(codes, self.m, self.bits)
 
 
 @register
@@ -139,7 +128,7 @@ class PQ(WordCodec):
                 block = X[start : start + ENCODED_ROWS].astype(np.float64)
                 for at, (piece, turned, half) in enumerate(self._searches):
                     out[start : start + ENCODED_ROWS, at] = nearest(block[:, piece], turned, half)
-        return self._packed(out)
+        return pack(out, self.bits)
 
     def decode(self, codes: Bytes) -> Float32:
         """Return the centroids side by side, ``(n, d) float32``."""

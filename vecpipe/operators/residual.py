@@ -18,6 +18,7 @@ from vecpipe.operators.base import MAX_MATRIX, Layout, State, register
 from vecpipe.operators.fit_data import FitData
 from vecpipe.operators.kmeans import Indices, assign, kmeans
 from vecpipe.operators.lut import look_up
+from vecpipe.operators.packing import pack
 from vecpipe.operators.parameters import param
 from vecpipe.operators.product import TRAINING_ROWS, WordCodec
 
@@ -82,7 +83,7 @@ class RVQ(WordCodec):
             for start in range(0, len(X), _ROWS):
                 rows = X[start : start + _ROWS].astype(np.float64)
                 out[start : start + _ROWS] = _beam(rows, self._wide, self._half)
-        return self._packed(out)
+        return pack(out, self.bits)
 
     def decode(self, codes: Bytes) -> Float32:
         """Return the sums of the words, ``(n, d) float32``."""

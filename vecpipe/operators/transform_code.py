@@ -131,12 +131,12 @@ class TransformCode(Codec):
             fitted, sample = self.bind(d, state), rows[:8_192]
             logs, _ = fitted._scaled(sample, *fitted._words_of(sample))
             logs = logs[np.isfinite(logs)] if np.isfinite(logs).any() else np.zeros(1, dtype=np.float32)
-            low, high = np.quantile(logs, [0.0005, 0.9995])
-            state["scales"] = np.array([low - _MARGIN, high + _MARGIN])
+            low, high = (float(end) for end in np.quantile(logs, [0.0005, 0.9995]) + np.array([-_MARGIN, _MARGIN]))
+            state["scales"] = np.array([low, high])
             if asked is None:
                 length = common_length(wide_squared_norms(rows)[0])
                 # The same tables and searches with these scales: to bind them anew would take as long as the words.
-                fitted._scale_bytes = ScaleBytes(float(low - _MARGIN), float(high + _MARGIN), length)
+                fitted._scale_bytes = ScaleBytes(low, high, length)
                 state["length"] = np.array([length if length and fitted._lengths_are_fine(rows[:2_048]) else 0.0])
         return state
 

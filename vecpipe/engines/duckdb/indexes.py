@@ -60,13 +60,12 @@ class Indexes:
         try:
             cursor.begin()
             [(database,)] = catalog.run(cursor, "SELECT current_database()").fetchall()
-            path = self._file(name, database, writing=True)
+            path, writable = self._file(name, database)
             model, _ = catalog.newest_model(cursor, model_name)
             if model.codec is None:
                 raise CapabilityError(f"an index holds codes, but the model {model.spec!r} ends in no codec")
             [(since,)] = catalog.run(cursor, "SELECT txid_current()").fetchall()
-            in_file = self._file(name, database) is not None
-            _, state = state_of(cursor, source, database, place, in_file=in_file)
+            _, state = state_of(cursor, source, database, place, in_file=path is not None)
             sql = f"SELECT rowid AS row, {quoted(column)} AS v FROM {quoted_table(source)}"
             columns = catalog.run(cursor, f"FROM {quoted_table(source)} LIMIT 0").description
             if "rowid" in {str(described[0]).lower() for described in columns}:
@@ -120,10 +119,10 @@ class Indexes:
         index = Index.of(model, rows, codes, marks, places)
         last = int(index.rows.max(initial=-1))
         uncoded = sum(int(np.count_nonzero(rest <= last)) for rest in others)
-        found, key = TableIndex(index, source, column, int(since), uncoded, in_file), (database, name)
+        found, key = TableIndex(index, source, column, int(since), uncoded, path is not None), (database, name)
         with self._lock:
             self._refuse_too_much(key, index.nbytes)
-        if path is not None:  # searches go on meanwhile
+        if path is not None and writable:  # searches go on meanwhile
             index.save(path, {"source": source, "column": column, "uncoded": uncoded})
         with self._lock:
             self._held[key], self._seen[key] = found, (found.since, state)
@@ -131,8 +130,8 @@ class Indexes:
 
     def drop(self, name: str, database: str) -> bool:
         """Forget an index, in memory and beside the database; return whether there was one."""
-        path = self._file(name, database)
-        if path is not None and path.exists() and self._file(name, database, writing=True) is None:
+        path, writable = self._file(name, database)
+        if path is not None and path.exists() and not writable:
             raise EngineError(
                 f"index {name!r} is not dropped: database {database} is read-only here, and so is its file {path}"
             )
@@ -156,7 +155,7 @@ class Indexes:
             found = self._held.get((database, name))
             if found is not None:
                 return found
-            path = self._file(name, database)
+            path, _ = self._file(name, database)
             if path is None or not path.exists():
                 names = ", ".join(sorted(other for where, other in self._held if where == database)) or "none"
                 raise ModelNotFoundError(
@@ -229,8 +228,8 @@ class Indexes:
                 "VECPIPE_INDEX_BYTES to more"
             )
 
-    def _file(self, name: str, database: str, *, writing: bool = False) -> Path | None:
-        """Return where an index is saved; None for a database in memory, or where a read-only one is to be written."""
+    def _file(self, name: str, database: str) -> tuple[Path | None, bool]:
+        """Return where an index is saved, None for a database in memory, and whether that may be written."""
         if not _NAME.fullmatch(name):
             raise InputError(f"index name {name!r}: expected letters, digits, - and _, at most 100")
         cursor = self._open("")
@@ -238,9 +237,10 @@ class Indexes:
             rows = catalog.run(cursor, _PATH, [database]).fetchall()
         finally:
             cursor.close()
-        if not rows or not rows[0][0] or (writing and rows[0][1]):
-            return None
-        return Path(f"{rows[0][0]}.{name}.vecindex")
+        if not rows or not rows[0][0]:
+            return None, False
+        path, read_only = rows[0]
+        return Path(f"{path}.{name}.vecindex"), not read_only
 
 
 def index_name(name: Any) -> str:

@@ -40,11 +40,8 @@ def _bits(reader: Reader, vector: int, count: int, rows: npt.NDArray[np.intp] | 
     short = np.flatnonzero(found[:, 0])
     if short.size:
         at = int(short[0])
-        row, bits = at if rows is None else int(rows[at]), 8 * width - int(found[at, 0])
-        raise InputError(
-            f"{column}: row {row} holds {bits} bits, but this model's codes have {8 * width}; "
-            "was the column written by another model?"
-        )
+        row = at if rows is None else int(rows[at])
+        raise wrong_code_length(column, row, 8 * width - int(found[at, 0]), 8 * width, "bits")
     return np.ascontiguousarray(found[:, 1:])
 
 
