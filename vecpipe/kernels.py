@@ -1,6 +1,6 @@
-"""Matrix products, integer products and BLAS threads: the only module that knows BLAS and SIMD libraries.
+"""Matrix products, products of row with row and BLAS threads; nothing here knows what a product is for.
 
-float32 products stay with BLAS; integer and bit products go to numkong. Nothing here knows what a product is for.
+BLAS and SIMD libraries are known here and in ``query_products``, nowhere else.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from threadpoolctl import ThreadpoolController
 
-from vecpipe.arrays import Bytes, Float32, Float64
+from vecpipe.arrays import Float32, Float64
 
 BLOCK_ROWS = 8_192
 """Rows in one product of a fit: enough for BLAS to run at full speed, few enough to stay in cache."""
@@ -225,96 +225,6 @@ def bfloat_squares(halves: npt.NDArray[np.uint16]) -> Float64:
     return np.asarray(numkong.dot(halves, halves, "bf16")) if len(halves) else np.zeros(0)
 
 
-class DigitQuery:
-    """A float query as two int8 digits a dimension, for integer products with int8 codes.
-
-    ``w ≈ scale * (high + low / 254)``: two digits keep the error of the query below 1/64,000 of its largest
-    entry, so that the ranking is decided by the codes' error and not by the query's.
-
-    Parameters
-    ----------
-    weights : (m, d) float
-        Queries, already multiplied by whatever scale the codes have per dimension.
-    shift : (m,) float64
-        What every product gains.
-    """
-
-    def __init__(self, weights: Float64, shift: Float64 | None = None) -> None:
-        self._shift = np.zeros(len(weights)) if shift is None else shift
-        self._only_shift = float(self._shift[0]) if len(weights) == 1 else 0.0
-        peak = np.abs(weights).max(axis=1, keepdims=True, initial=0.0)
-        self.scale = np.where(peak > 0, peak / 127.0, 1.0)
-        scaled = weights / self.scale
-        high = np.rint(scaled)
-        low = np.rint((scaled - high) * 254.0)
-        digits = np.zeros((-(-2 * len(weights) // 4) * 4, weights.shape[1]), dtype=np.int8)  # fastest by fours
-        digits[: len(weights)], digits[len(weights) : 2 * len(weights)] = high, np.clip(low, -127, 127)
-        self._packed = numkong.dots_pack(digits)
-        self.count = len(weights)
-        self._mix = np.zeros((len(digits), self.count))
-        self._mix[np.arange(self.count), np.arange(self.count)] = self.scale[:, 0]
-        self._mix[self.count + np.arange(self.count), np.arange(self.count)] = self.scale[:, 0] / 254.0
-
-    def dot(self, codes: npt.NDArray[np.int8]) -> Float32:
-        """Return ``(m, n) float32`` products with ``(n, d) int8`` codes."""
-        both = np.asarray(numkong.dots_packed(np.ascontiguousarray(codes), self._packed))
-        if self.count == 1:
-            # As few calls as can be: threads that score share the interpreter's lock.
-            out = np.empty((1, len(both)), np.float32)
-            np.add(both @ self._mix[:, 0], self._only_shift, out=out[0], casting="same_kind")
-            return out
-        wide = both.T
-        sums = wide[: self.count] + wide[self.count : 2 * self.count] / 254.0
-        sums *= self.scale
-        sums += self._shift[:, None]
-        return sums.astype(np.float32)
-
-
-class HalfQuery:
-    """A float query as two half floats a dimension, for products with half floats that stay as they are.
-
-    ``w ≈ scale * (high + low / 2048)``: together they hold some 22 bits of each entry.
-
-    Parameters
-    ----------
-    weights : (m, d) float
-    """
-
-    _LOW = 2048.0
-
-    def __init__(self, weights: Float64) -> None:
-        peak = np.abs(weights).max(axis=1, keepdims=True, initial=0.0)
-        self.scale = np.where(peak > 0, peak, 1.0)
-        scaled = weights / self.scale
-        high = scaled.astype(np.float16)
-        low = ((scaled - high) * self._LOW).astype(np.float16)
-        self._packed = numkong.dots_pack(np.ascontiguousarray(np.concatenate([high, low])))
-        self.count = len(weights)
-
-    def dot(self, halves: npt.NDArray[np.float16]) -> Float32:
-        """Return ``(m, n) float32`` products with ``(n, d) float16`` rows."""
-        both = np.asarray(numkong.dots_packed(np.ascontiguousarray(halves), self._packed)).T
-        sums = both[: self.count] + both[self.count :].astype(np.float64) / self._LOW
-        return np.asarray(sums * self.scale, dtype=np.float32)
-
-
 def inner_products(Q: Float32, X: Float32) -> Float32:
     """Return ``(m, n) float32`` inner products of queries with rows."""
     return np.asarray(Q @ X.T, dtype=np.float32)
-
-
-class BitRows:
-    """Rows of bits laid out once for Hamming distances to any number of queries.
-
-    Parameters
-    ----------
-    bits : (n, B) uint8, packed
-    """
-
-    def __init__(self, bits: Bytes) -> None:
-        self._packed = numkong.hammings_pack(np.ascontiguousarray(bits))
-        self.count = len(bits)
-
-    def distances(self, queries: Bytes) -> npt.NDArray[np.uint32]:
-        """Return ``(m, n) uint32`` bits that differ between ``(m, B) uint8`` queries and the rows."""
-        return np.asarray(numkong.hammings_packed(np.ascontiguousarray(queries), self._packed))

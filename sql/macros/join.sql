@@ -1,12 +1,9 @@
 -- The nearest rows of one table for each row of another.
 
--- The model that scores codes; NULL where vectors are scored themselves.
-CREATE OR REPLACE MACRO _vec_join_model(code, model) AS
-    CASE WHEN code IS NOT NULL THEN _vec_model(model)
-         WHEN model IS NOT NULL
-         THEN error('vec_knn_join: model is ''' || model || ''', but vectors are joined as they are; pass code := with the '
-                    || 'name of a column that the model wrote, or leave the model out')
-    END::VARCHAR;
+-- The text of a query for the handle of the model that scores codes, whose name is in _vec_given; NULL where vectors are
+-- scored themselves: then no model is looked up, nor is it planned to be.
+CREATE OR REPLACE MACRO _vec_join_model(code) AS
+    CASE WHEN code IS NULL THEN 'SELECT NULL::VARCHAR' ELSE 'SELECT _vec_model(_vec_name) FROM _vec_given' END;
 
 -- For each row of queries its k nearest rows of docs, exactly; rank counts from 1, a larger score is closer, ties go to
 -- the smaller id. A filter on either side is a CTE. The queries are held in memory.
@@ -26,6 +23,7 @@ CREATE OR REPLACE MACRO vec_knn_join(
             coalesce(id, 'vec_knn_join: id is NULL'), coalesce(emb, 'vec_knn_join: emb is NULL'), within, queries, NULL
         ))
     ),
+    _vec_given AS (SELECT model AS _vec_name),
     _vec_found AS (
         SELECT _vec_id, unnest(_vec_pairs) AS _vec_pair
         FROM (
@@ -33,7 +31,11 @@ CREATE OR REPLACE MACRO vec_knn_join(
                    _vec_offer(
                        (SELECT _vec_gather(
                             list(_vec_emb), list(_vec_key), list(_vec_at), list(_vec_id::VARCHAR) FILTER (WHERE self),
-                            _vec_join_model(code, model),
+                            CASE WHEN model IS NULL OR code IS NOT NULL THEN (FROM query(_vec_join_model(code)))
+                                 ELSE error('vec_knn_join: model is ''' || model || ''', but vectors are joined as they '
+                                            || 'are; pass code := with the name of a column that the model wrote, or '
+                                            || 'leave the model out')
+                            END,
                             _vec_count(k, 'vec_knn_join: k'), metric, within IS NOT NULL, self::BOOLEAN)
                         FROM _vec_asked),
                        _vec_id, _vec_v, _vec_key, CASE WHEN self THEN _vec_id::VARCHAR END) AS _vec_pairs

@@ -8,8 +8,8 @@ import pytest
 from conftest import anisotropic, fixed
 
 import vecpipe
-from vecpipe.kernels import BitRows
 from vecpipe.metrics.retrieval import nearest
+from vecpipe.query_products import BitRows
 from vecpipe.search.resident import SKETCH_ROWS, CodeMatrix
 
 ROWS = SKETCH_ROWS + 1_000

@@ -11,12 +11,13 @@ import numpy.typing as npt
 
 from vecpipe.arrays import Bytes, Float32, Float64
 from vecpipe.errors import ModelFormatError
-from vecpipe.kernels import DigitQuery, row_products
+from vecpipe.kernels import row_products
 from vecpipe.operators.base import Codec, Layout, State, register
 from vecpipe.operators.fit_data import FitData
 from vecpipe.operators.lut import look_up
 from vecpipe.operators.packing import pack, packed_bytes, stored_numbers, unpack
 from vecpipe.operators.parameters import param
+from vecpipe.query_products import DigitQuery
 
 _NORM_ROWS = 256
 

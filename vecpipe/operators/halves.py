@@ -8,8 +8,9 @@ import numpy as np
 
 from vecpipe.arrays import Bytes, Float32
 from vecpipe.errors import RowError
-from vecpipe.kernels import HalfQuery, bfloat_squares, half_squares
+from vecpipe.kernels import bfloat_squares, half_squares
 from vecpipe.operators.base import Codec, register
+from vecpipe.query_products import HalfQuery
 
 HALF_OVERFLOW = "holds a value beyond 65504, the largest half float; scale the vectors first"
 _TINY = 1e-30

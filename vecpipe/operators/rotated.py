@@ -15,13 +15,14 @@ import numpy.typing as npt
 
 from vecpipe.arrays import Bytes, Float32, Float64
 from vecpipe.errors import ModelFormatError, RowError
-from vecpipe.kernels import DigitQuery, affine, digit_sums, row_products, wide_squared_norms
+from vecpipe.kernels import affine, digit_sums, row_products, wide_squared_norms
 from vecpipe.operators.base import Codec, Layout, State, check_matrix, register
 from vecpipe.operators.fit_data import FitData
 from vecpipe.operators.kmeans import gaussian_levels
 from vecpipe.operators.linear import WholeRotation, rotate_by_signs, rotation_signs
 from vecpipe.operators.packing import pack, packed_bytes, stored_numbers, unpack_as
 from vecpipe.operators.parameters import param
+from vecpipe.query_products import DigitQuery
 
 _ROWS = 256
 _CELLS = 256

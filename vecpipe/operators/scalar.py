@@ -11,13 +11,14 @@ import numpy.typing as npt
 
 from vecpipe.arrays import Bytes, Float32
 from vecpipe.errors import ModelFormatError, RowError
-from vecpipe.kernels import DigitQuery, digit_sums, row_products
+from vecpipe.kernels import digit_sums, row_products
 from vecpipe.operators.base import Codec, Layout, State, register
 from vecpipe.operators.codecs import absmax_codes, absmax_scales
 from vecpipe.operators.fit_data import FitData
 from vecpipe.operators.halves import HALF_OVERFLOW
 from vecpipe.operators.packing import MAX_BITS, pack, packed_bytes, stored_numbers, unpack
 from vecpipe.operators.parameters import param
+from vecpipe.query_products import DigitQuery
 
 _HALF_LIMIT = 65504.0
 

@@ -1,8 +1,9 @@
 """Which rows of a stream can be among the k best of each of many queries, told block by block, from several threads.
 
-A block is scored by one matrix product. What it holds that cannot be beaten by what came before is scored again, pair
-by pair in float64, so that a score does not depend on the block it was computed in, and ties are ties. The best k
-scores of each query are kept as the bar for later blocks; the rows themselves are not kept. No engine is in sight.
+A block is scored by one matrix product, of bfloat16 where that is faster: it is off by no more than is known. What the
+block holds that cannot be beaten by what came before is scored again, pair by pair in float64, so that a score does not
+depend on the block it was computed in, and ties are ties. The best k scores of each query are kept as the bar for later
+blocks; the rows themselves are not kept. No engine is in sight.
 """
 
 from __future__ import annotations
@@ -13,27 +14,28 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from vecpipe import kernels
 from vecpipe.arrays import Bytes, Float32, Float64
 from vecpipe.model import Model
-from vecpipe.rules import row_not_finite
+from vecpipe.query_products import BfloatQueries, bfloats_pay
 from vecpipe.sample import row_hashes
 from vecpipe.scoring import Metric, row_scores
+from vecpipe.search.reaching import MANY, Block, Places, Scores, bounded, odd, reaching
 
-Places = npt.NDArray[np.int64]
 Ranks = Callable[[], Places]
 
-_QUERY_ROWS = 1_024
+_QUERY_ROWS = 508
 _PAIR_CELLS = 196_608
 """Numbers of one side of the pairs scored at once: copies that stay in cache; larger ones cost page faults."""
-_MANY = 8
 _USUAL_K = 1_000
-_EPS, _LEAST = float(np.finfo(np.float32).eps), float(np.finfo(np.float32).smallest_subnormal)
+_ROUGH_QUERIES = 32
+"""From how many queries on rows are rounded to bfloat16 first."""
+_TRUST = 3
+"""How often more often than not bfloat16 may leave too many rows before it is given up."""
+_ROUGH_SHARE = 0.01
+"""Of the rows that may reach the bar, as many more are scored one by one in the time of a product in float32."""
 _MOST = float(np.finfo(np.float32).max)
-
-Scores = Float32 | Float64
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,12 @@ class Candidates:
         if metric == "cosine":
             with np.errstate(invalid="ignore", divide="ignore"):
                 self._scaled = (Q / self._wide_norms[:, None]).astype(np.float32)
-        self._prepared = None if model is None else [model.prepare(Q[part], metric) for part in self._parts(len(Q))]
+        parts = self._parts(len(Q))
+        self._prepared = [] if model is None else [model.prepare(Q[part], metric) for part in parts]
+        self._rough: list[BfloatQueries] = []
+        if model is None and len(Q) >= _ROUGH_QUERIES and not odd(self._wide_norms) and bfloats_pay():
+            self._rough = [BfloatQueries(self._scaled[part]) for part in parts]
+        self._trust = _TRUST
 
     @staticmethod
     def _parts(count: int) -> list[slice]:
@@ -124,38 +131,40 @@ class Candidates:
         RowError
             A vector holds NaN or an infinite value.
         """
+        whole = among is None
         chosen = np.arange(len(self.Q)) if among is None else among
-        parts = []
-        for number, part in enumerate(self._parts(len(chosen))):
-            which = chosen[part]
-            if self.model is None:
-                parts.append(self._vectors(np.asarray(rows, np.float32), which, rank, owners))
-            else:
-                assert self._prepared is not None
-                whole = among is None
+        parts = enumerate(self._parts(len(chosen)))
+        found = []
+        if self.model is None:
+            block = Block.of(np.asarray(rows, np.float32))
+            rough = self._rough if whole and not block.odd else []
+            for number, part in parts:
+                found.append(self._vectors(block, chosen[part], rank, owners, rough[number] if rough else None))
+        else:
+            for number, part in parts:
+                which = chosen[part]
                 queries = self._prepared[number] if whole else self.model.prepare(self.Q[which], self.metric)
-                parts.append(self._codes(self.model.score(queries, rows), which, rank, owners))
-        return Pairs.join(parts)
+                found.append(self._codes(self.model.score(queries, rows), which, rank, owners))
+        return Pairs.join(found)
 
     def _codes(self, scores: Float32, which: Places, rank: Ranks, owners: Places | None) -> Pairs:
         """Choose by the scores themselves: those of codes do not depend on the block."""
         self._disown(scores, which, owners)
-        queries, rows = self._hits(scores, self._bar(which), 0.0)
+        queries, rows = reaching(scores, self._bar(which), np.zeros(len(which), np.float32), self.k)
         return self._keep(which, queries, rows, scores[queries, rows], rank)
 
-    def _vectors(self, X: Float32, which: Places, rank: Ranks, owners: Places | None) -> Pairs:
-        squares, far = kernels.wide_squared_norms(X)
-        bad = far[~np.isfinite(squares[far])]
-        if bad.size:
-            raise row_not_finite(X, int(bad[0]))
-        norms = np.sqrt(squares)
-        queries, rows = self._near(X, norms, which, owners)
-        if len(rows) > 2 * _MANY * (self.k + 1) * max(1, len(which)):
+    def _vectors(
+        self, block: Block, which: Places, rank: Ranks, owners: Places | None, rough: BfloatQueries | None
+    ) -> Pairs:
+        X = block.X
+        queries, rows = self._near(block, which, owners, rough)
+        if len(rows) > 2 * MANY * (self.k + 1) * max(1, len(which)):
             # Far more rows than can win: copies of each other, most likely. Of equal rows the first k are enough, and
             # as many more as a query may own.
             kept = _first_copies(X, rank(), self.k + _largest(owners))
             if len(kept) < len(X):
-                queries, rows = self._near(X[kept], norms[kept], which, None if owners is None else owners[kept])
+                own = None if owners is None else owners[kept]
+                queries, rows = self._near(block.take(kept), which, own, rough)
                 rows = kept[rows]
         return self._keep(which, queries, rows, self._exact(X, which[queries], rows), rank)
 
@@ -170,65 +179,40 @@ class Candidates:
         nth = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         scores[order[np.repeat(first, counts) + nth], np.repeat(np.arange(len(owners)), counts)] = np.nan
 
-    def _near(self, X: Float32, norms: Float64, which: Places, owners: Places | None) -> tuple[Places, Places]:
-        """Return pairs that may reach the bar, whatever rounding did to the product."""
-        kind: Any = np.float64 if _odd(norms) or _odd(self._wide_norms[which]) else np.float32
-        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-            scores: Scores
-            slack: Scores | float
-            if kind is np.float32:
-                scores = kernels.inner_products(self._scaled if len(which) == len(self.Q) else self._scaled[which], X)
-            else:
-                lengths = self._wide_norms[which][:, None] if self.metric == "cosine" else 1.0
-                scores = (self.Q[which] / lengths) @ X.astype(np.float64).T
-            unit = _EPS * (X.shape[1] + 8)  # in float64 too: scores that are equal once rounded to float32 are ties
-            if self.metric == "cosine":
-                scores *= (1 / np.where(norms > 0, norms, np.nan)).astype(kind)
-                slack = 2 * unit
-            elif self.metric == "ip":
-                slack = (unit * np.outer(self._wide_norms[which], norms) + _LEAST).astype(kind)
-            else:  # minus the squared distance
-                both = self._wide_norms[which][:, None] ** 2 + norms**2
-                scores = (2.0 * scores - both).astype(kind)
-                slack = (4 * unit * both).astype(kind)
-            # Beyond float32 all scores are one, and ties: what float64 holds of them may not tell them apart.
-            bar = np.minimum(self._bar(which), _MOST).astype(kind)
-            if self.metric == "l2":
-                bar = -(bar * bar) * kind(1 + 1e-6)
-            self._disown(scores, which, owners)
-            most = _MOST**2 if self.metric == "l2" else _MOST
-            return self._hits(scores, bar, slack, None if kind is np.float32 else most)
-
-    def _hits(
-        self, scores: Scores, bar: Scores, slack: Scores | float, most: float | None = None
+    def _near(
+        self, block: Block, which: Places, owners: Places | None, rough: BfloatQueries | None
     ) -> tuple[Places, Places]:
-        """Return the pairs whose scores may reach the bar, if rounding took ``slack`` from them; overwrites scores.
+        """Return pairs that may reach the bar, whatever rounding did to the product."""
+        lengths = self._wide_norms[which]
+        units = self.metric == "cosine"
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            if rough is not None and self._trust > 0:
+                pairs = self._reaching(rough.dot(block.halves()), which, block, owners, rough.losses)
+                count = len(block.X)
+                if len(pairs[1]) <= len(which) * min(count, MANY * self.k + _ROUGH_SHARE * count):
+                    self._trust = min(self._trust + 1, _TRUST)
+                    return pairs
+                self._trust -= 1  # rows are too near to each other
+            products: Scores
+            if block.odd or odd(lengths):
+                products = (self.Q[which] / (lengths[:, None] if units else 1.0)) @ block.X.astype(np.float64).T
+            else:
+                Q = self._scaled if len(which) == len(self.Q) else self._scaled[which]
+                products = kernels.inner_products(Q, block.X)
+            return self._reaching(products, which, block, owners)
 
-        Where many rows would, the bar is raised to the block's own k-th best, less what rounding may have added. Scores
-        beyond ``most``, of either sign, are infinite in float32, and ties.
-        """
-        n = scores.shape[1]
+    def _reaching(
+        self, products: Scores, which: Places, block: Block, owners: Places | None, lost: Float64 | float = 0.0
+    ) -> tuple[Places, Places]:
+        scores, slack = bounded(products, self.metric, self._wide_norms[which], block, lost)
+        # Beyond float32 all scores are one, and ties: what float64 holds of them may not tell them apart.
         kind: Any = scores.dtype.type
-        bar = np.maximum(bar, kind(np.finfo(kind).min))  # NaN and -inf are no scores
-        if isinstance(slack, float):
-            low = bar - kind(slack)
-        else:
-            scores += slack
-            low = bar
-        hit = scores >= low[:, None]
-        many = np.flatnonzero(np.count_nonzero(hit, axis=1) > _MANY * self.k) if n > self.k else ()
-        if len(many):
-            surely = scores[many] - (kind(slack) if isinstance(slack, float) else 2 * slack[many])
-            np.copyto(surely, -np.inf, where=np.isnan(surely))
-            if most is not None:
-                np.copyto(surely, -np.inf, where=surely < -most)
-                np.minimum(surely, most, out=surely)
-            raised = np.maximum(bar[many], np.partition(surely, n - self.k, axis=1)[:, n - self.k])
-            low = raised - kind(slack) if isinstance(slack, float) else raised
-            hit[many] = scores[many] >= low[:, None]
-        found = np.flatnonzero(hit)  # of few in many, found faster than by rows and columns
-        queries = found // n
-        return queries, found - queries * n
+        bar = np.minimum(self._bar(which), _MOST).astype(kind)
+        if self.metric == "l2":
+            bar = -(bar * bar) * kind(1 + 1e-6)
+        self._disown(scores, which, owners)
+        most = _MOST**2 if self.metric == "l2" else _MOST
+        return reaching(scores, bar, slack, self.k, None if kind is np.float32 else most)
 
     def _exact(self, X: Float32, queries: Places, rows: Places) -> Float32:
         """Return the scores of pairs in float64, rounded; each pair by itself."""
@@ -278,11 +262,6 @@ class Candidates:
             bar = self._last(which[queries])
         kept = scores >= bar
         return Pairs(rows[kept], which[queries[kept]], scores[kept])
-
-
-def _odd(norms: Float64) -> bool:
-    """Whether some lengths are so small or large that float32 may lose their products."""
-    return bool((norms[kernels.beyond_float32(norms * norms)] > 0).any())
 
 
 def _largest(owners: Places | None) -> int:

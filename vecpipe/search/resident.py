@@ -16,6 +16,7 @@ from vecpipe.arrays import Bytes, Float32, Mask
 from vecpipe.metrics.retrieval import top_places
 from vecpipe.model import Model
 from vecpipe.operators import Operator
+from vecpipe.query_products import BitRows
 from vecpipe.scoring import Metric, Queries
 
 SKETCH_ROWS = 32_768
@@ -137,7 +138,7 @@ class _Signs:
         self._mean = mean
         self._turn = turn
         self._length = length
-        self._rows = kernels.BitRows(bits)
+        self._rows = BitRows(bits)
         self.nbytes = bits.nbytes
 
     @staticmethod
