@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import duckdb
@@ -519,3 +521,50 @@ def test_an_index_that_is_null_is_refused(con: duckdb.DuckDBPyConnection) -> Non
     for sql in ("FROM vec_search('docs', $1, index := NULL, rerank := 'emb')", "SELECT vec_index_drop(NULL), $1"):
         with pytest.raises(duckdb.Error, match="the name of an index is NULL"):
             con.execute(sql, [Q[0].tobytes()]).fetchall()
+
+
+_LATE = """
+import duckdb, warnings
+late = duckdb.connect()
+late.execute("SELECT 1").fetchall()
+import numpy as np, pyarrow as pa, vecpipe
+warnings.simplefilter("ignore")
+vecpipe.register(late)
+rng = np.random.default_rng(1)
+X = rng.standard_normal((900, 8)).astype(np.float32)
+rows = pa.table({"id": range(900), "emb": pa.FixedSizeListArray.from_arrays(pa.array(X.ravel()), 8)})
+model = vecpipe.fit(rows.select(["emb"]), "normalize | cells(8) | int8")
+found = []
+for con in late, vecpipe.connect():
+    con.register("given", rows)
+    con.execute("CREATE TABLE docs AS FROM given")
+    vecpipe.save_model(con, "m", model)
+    con.execute("SELECT vec_index('near', 'docs', 'm')").fetchall()
+    con.execute("INSERT INTO docs SELECT id + 1000, emb FROM docs WHERE id < 9")
+    con.execute("DELETE FROM docs WHERE id BETWEEN 30 AND 60")
+    search = "SELECT id, score FROM vec_search('docs', $q, index := 'near', rerank := 'emb', k := 5, model := 'm')"
+    answers = [con.execute(search, {"q": q.tobytes()}).fetchall() for q in X[:9]]
+    answers += con.execute('''
+        SELECT a.id, b.id, b.score FROM docs AS a,
+               LATERAL vec_search('docs', a.emb, index := 'near', rerank := 'emb', k := 3) AS b
+        WHERE a.id < 70 ORDER BY ALL''').fetchall()
+    for broken in (search.replace("5", "0"), search.replace("'near'", "NULL")):
+        try:
+            con.execute(broken, {"q": X[0].tobytes()})
+        except duckdb.Error as error:
+            answers.append(str(error).splitlines()[0].rsplit(": ", 1)[-1])
+    con.execute("DELETE FROM docs WHERE id = 899")
+    try:
+        con.execute(search, {"q": X[0].tobytes()})
+    except duckdb.Error as error:
+        answers.append("its last row has been deleted" in str(error))
+    found.append(answers)
+assert len(found[0]) > 120 and found[0][-1] is True, found[0]
+for one, other in zip(*found, strict=True):
+    assert one == other, (one, other)
+"""
+
+
+def test_a_database_opened_before_the_import_finds_the_same() -> None:
+    done = subprocess.run([sys.executable, "-c", _LATE], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr

@@ -172,7 +172,7 @@ def _register_functions(cursor: duckdb.DuckDBPyConnection) -> tuple[int, str | N
     missing = missing_natives(cursor)
     database = planning.Database.of(partial(_cursor_of, token))
     extension.EXTENSION.registered[token] = database
-    for scalar in (*functions.scalars(database), *(() if missing is None else planning.scalars(database))):
+    for scalar in (*functions.scalars(database), *(() if missing is None else functions.without_native(database))):
         _create(cursor, scalar.name, scalar.called(), scalar.returns, volatile=scalar.volatile)
     _LIVE[token] = []
     return token, missing

@@ -14,6 +14,7 @@ from vecpipe.engines.duckdb import (
     joins,
     model_functions,
     operator_functions,
+    planning,
     procedures,
     recall,
     vector_functions,
@@ -23,7 +24,7 @@ from vecpipe.engines.duckdb.scalar import Scalar
 
 
 def scalars(database: Database) -> Iterator[Scalar]:
-    """Yield the functions of a database, but for those that ``planning`` has."""
+    """Yield the functions that every database gets; some have native overloads in ``scores``."""
     yield from vector_functions.scalars()
     yield from operator_functions.scalars()
     yield from model_functions.scalars()
@@ -32,3 +33,9 @@ def scalars(database: Database) -> Iterator[Scalar]:
     yield from procedures.scalars(database.open_cursor)
     yield from recall.scalars(database.open_cursor)
     yield from index_functions.scalars(database.indexes)
+
+
+def without_native(database: Database) -> Iterator[Scalar]:
+    """Yield the functions that a database without native ones gets besides: DuckDB would choose these for a literal."""
+    yield from planning.scalars(database)
+    yield from index_functions.arrow_scalars(database)

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import duckdb
 import numpy as np
-import pyarrow as pa
 
+from vecpipe.arrays import Float32, Mask
 from vecpipe.columns.vectors import to_rows
 from vecpipe.engines.duckdb import catalog
 from vecpipe.errors import EngineError
@@ -193,23 +192,34 @@ def check_end(found: TableIndex, tail: Places, transaction: int) -> None:
         )
 
 
-def check_rows(found: TableIndex, marks: Any, vectors: Any) -> None:
-    """Refuse where a row that the index names (NULL marks: it does not) holds another vector than it did."""
-    named = np.asarray(marks.is_valid().to_numpy(zero_copy_only=False), bool)
-    if not named.any():
-        return
-    rows = to_rows(vectors.filter(pa.array(named)), column=found.column)
-    same = marks_of(rows.values) == marks.drop_null().to_numpy().astype(np.uint32)
-    if rows.nulls or not same.all():
+def check_rows(found: TableIndex, marks: Places, named: Mask | None, X: Float32, there: Places | None) -> None:
+    """Refuse where a row that the index names holds another vector than it did.
+
+    Parameters
+    ----------
+    marks, named : (n,)
+        The mark of each row, and which rows the index names; None for all.
+    X : (m, d) float32
+        The vectors of the rows ``there``; None for all rows.
+    """
+    if named is not None:
+        present = np.ones(len(marks), bool)
+        if there is not None:
+            present[:] = False
+            present[there] = True
+        if (named & ~present).any():
+            raise moved(found)
+        marks, X = marks[named], X[named[present]]
+    if len(X) != len(marks) or (marks_of(X) != marks.astype(np.uint32)).any():
         raise moved(found)
 
 
-def check_live(found: TableIndex, needed: Any, live: Any) -> None:
+def check_live(found: TableIndex, needed: Places, live: Places) -> None:
     """Refuse where so many of the rows that the index found are gone that others may be nearer.
 
     ``needed`` says for each row how many of them there have to be, ``live`` how many there are.
     """
-    missing = np.flatnonzero(needed.to_numpy() > live.to_numpy())
+    missing = np.flatnonzero(needed > live)
     if len(missing):
         raise EngineError(
             f"of the rows that the index of {found.source} names, {live[int(missing[0])]} are still in the table and "

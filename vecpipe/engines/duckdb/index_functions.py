@@ -1,26 +1,33 @@
-"""The functions of resident indexes, as functions of Arrow columns; what they do is in ``indexes``."""
+"""The functions of resident indexes, of DuckDB's columns and of Arrow columns; what they do is in ``indexes``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from vecpipe.columns.arrow import flat_array
-from vecpipe.engines.duckdb.handles import query_rows
+from vecpipe.arrays import Float32, Rows
+from vecpipe.columns.vectors import to_rows
 from vecpipe.engines.duckdb.index_checks import again, check_end, check_live, check_rows, named_rows
 from vecpipe.engines.duckdb.indexes import Indexes, index_name
 from vecpipe.engines.duckdb.model_functions import exact
+from vecpipe.engines.duckdb.native.aggregate import check_vectors
+from vecpipe.engines.duckdb.native.memory import ANY, BIGINT, VARCHAR
+from vecpipe.engines.duckdb.native.reading import Reader
+from vecpipe.engines.duckdb.native.scalars import FloatFunction
+from vecpipe.engines.duckdb.planning import Database
 from vecpipe.engines.duckdb.scalar import Scalar, constant
+from vecpipe.engines.duckdb.scores import scores_of
+from vecpipe.engines.duckdb.text_functions import TextFunction, Texts, whole
 from vecpipe.errors import EngineError, InputError, SpecError
 from vecpipe.kernels import one_blas_thread
 from vecpipe.scoring import metric_named
+from vecpipe.search.index import Places
 
-_NAMED = pa.struct([("row", pa.int64()), ("mark", pa.int64()), ("needed", pa.int64())])
 _MOST = np.iinfo(np.int32).max  # items in the lists of one batch
-_NOTHING = (np.empty(0, np.int64),) * 3
+_NOTHING = np.empty((3, 0), np.int64)
 _BUILT = "STRUCT(name VARCHAR, rows BIGINT, bytes BIGINT, last_row BIGINT)"
 _LIST = (
     "STRUCT(name VARCHAR, source VARCHAR, spec VARCHAR, rows BIGINT, bytes BIGINT, last_row BIGINT, cells INTEGER, "
@@ -60,67 +67,109 @@ def scalars(indexes: Indexes) -> Iterator[Scalar]:
         ]
         return pa.array([rows] * len(nothing))
 
-    def rows_of(name: Any, model: Any, q: Any, tail: Any, *others: Any) -> Any:
-        asked = query_rows(q, "vec_search: q")
-        later = flat_array(tail)
-        columns = (name, model, *others)
-        ends, parts = np.zeros(len(asked) + 1, np.int64), []
-        unasked = None if asked.valid is None else pa.array(~asked.valid)
-        checked: set[tuple[Any, ...]] = set()
-        for at, given in enumerate(zip(*(column.to_pylist() for column in columns), strict=True)):
-            ends[at + 1] = ends[at]
-            if asked.valid is not None and not asked.valid[at]:
-                continue
-            one, wanted, least, times, measure, cells, planned, transaction, place, database, source = given
-            if not all(isinstance(number, int) and number >= 1 for number in (least, times, cells)):
-                raise SpecError(
-                    f"vec_search: k is {least!r}, oversample {times!r} and nprobe {cells!r}; expected whole numbers of "
-                    "at least 1"
-                )
-            found = indexes.get(index_name(one), database)
-            dim = found.index.model.dim
-            if asked.dim != dim:
-                raise InputError(f"vec_search: q has {asked.dim} dimensions, the index holds {dim}")
-            if planned != found.last:
-                raise EngineError("vec_search: the index was made again while the search was planned: search again")
-            new = later[at].values
-            new = np.empty(0, np.int64) if new is None else new.to_numpy()
-            if (one, wanted, transaction) not in checked:  # one statement: the same tail for all queries
-                checked.add((one, wanted, transaction))
-                if wanted is not None:
-                    indexes.check_model(one, found, wanted, transaction, place)
-                check_end(found, new, transaction)
-                indexes.check_table(one, database, found, source, transaction, place)
-            if found.index.starts is not None and not asked.values[at].any():  # no cell is near to no direction
-                continue
-            with one_blas_thread():
-                places = found.index.nearest(asked.values[at], least * times, metric_named(measure), cells)
-            parts.append(named_rows(found, places, new, least))
-            ends[at + 1] += len(parts[-1][0])
-            if ends[at + 1] > _MOST:
-                raise EngineError(f"too many rows have come since the index of {found.source} was made: {again(found)}")
-        offsets = pa.array(ends.astype(np.int32))
-        row, mark, needed = (np.concatenate(column) for column in zip(*parts, strict=True)) if parts else _NOTHING
-        fields = [pa.array(row), pa.array(mark, mask=mark < 0), pa.array(needed)]
-        return pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(fields, fields=list(_NAMED)), mask=unasked)
-
-    def score(name: Any, named: Any, live: Any, v: Any, query: Any, database: Any) -> Any:
-        rows, vectors = flat_array(named), flat_array(v)
-        found = indexes.get(index_name(constant(name, "vec_search: index")), constant(database, "vec_search: database"))
-        check_rows(found, rows.field("mark"), vectors)
-        check_live(found, rows.field("needed"), flat_array(live))
-        return exact(vectors, query)
-
     yield Scalar(
         "_vec_index", "name, source, model, emb, place", _BUILT, "Behind vec_index.", build, volatile=True,
         by_chunk=False,
     )  # fmt: skip
     yield Scalar("_vec_index_drop", "name, database", "BOOLEAN", "Behind vec_index_drop.", drop, volatile=True)
     yield Scalar("_vec_indexes", "nothing", _LIST, "Behind vec_indexes.", listed, volatile=True)
-    yield Scalar(
-        "_vec_index_rows", "name, model, q, tail, k, oversample, metric, nprobe, end, now, place, database, source",
-        "STRUCT(row BIGINT, mark BIGINT, needed BIGINT)[]", "Behind vec_search.", rows_of, volatile=True,
-    )  # fmt: skip
-    yield Scalar(
-        "_vec_index_score", "name, named, live, v, query, database", "FLOAT", "Behind vec_search.", score, volatile=True
-    )
+
+
+def _rows_of(
+    database: Database, name: Texts, model: Texts, q: Rows, tail: Sequence[Places], k: Texts, oversample: Texts,
+    metric: Texts, nprobe: Texts, end: Texts, now: Texts, place: Texts, where: Texts, source: Texts,
+) -> Sequence[Places | None]:  # fmt: skip
+    """Return for each query the rows to look at, with their marks, and how many of them have to be there still."""
+    indexes, total = database.indexes, 0
+    out: list[Places | None] = []
+    checked: set[tuple[Any, ...]] = set()
+    columns = name, model, k, oversample, metric, nprobe, end, now, place, where, source
+    for at, given in enumerate(zip(*columns, strict=True)):
+        if q.valid is not None and not q.valid[at]:
+            out.append(None)
+            continue
+        one, wanted, most, times, measure, cells, planned, transaction, path, home, table = given
+        least, more, probed = whole(most, "k"), whole(times, "oversample"), whole(cells, "nprobe")
+        found = indexes.get(index_name(one), home or "")
+        dim = found.index.model.dim
+        if q.dim != dim:
+            raise InputError(f"vec_search: q has {q.dim} dimensions, the index holds {dim}")
+        if planned != str(found.last):
+            raise EngineError("vec_search: the index was made again while the search was planned: search again")
+        new = tail[at]
+        if (one, wanted, transaction) not in checked:  # one statement: the same tail for all queries
+            checked.add((one, wanted, transaction))
+            if wanted is not None:
+                indexes.check_model(index_name(one), found, wanted, int(transaction or 0), path or "")
+            check_end(found, new, int(transaction or 0))
+            indexes.check_table(index_name(one), home or "", found, table or "", int(transaction or 0), path or "")
+        if found.index.starts is not None and not q.values[at].any():  # no cell is near to no direction
+            out.append(_NOTHING)
+            continue
+        with one_blas_thread():
+            places = found.index.nearest(q.values[at], least * more, metric_named(measure), probed)
+        named = np.stack(named_rows(found, places, new, least))
+        out.append(named)
+        total += named.shape[1]
+        if total > _MOST:
+            raise EngineError(f"too many rows have come since the index of {found.source} was made: {again(found)}")
+    return out
+
+
+def _scores(database: Database, reader: Reader, columns: Sequence[int], count: int) -> Float32:
+    """Return the exact scores of rows that an index named, once they are known to hold what it says."""
+    name, home, mark, needed, live, v, query = columns
+    found = database.indexes.get(_constant(reader, name, count), _constant(reader, home, count))
+    part = reader.vectors(v, count, found.column)
+    vectors = check_vectors(part, f"{found.column}: row {{}}".format, elements=False)
+    marks, named = reader.fixed(mark, count, "<i8")
+    check_rows(found, marks, named, vectors.astype(np.float32, copy=False), part.rows)
+    check_live(found, *(reader.fixed(column, count, "<i8")[0] for column in (needed, live)))
+    return scores_of(found.column, True, part, reader, query, count)
+
+
+def _constant(reader: Reader, column: int, count: int) -> str:
+    values = reader.by_value(column, count)
+    if len(values) != 1:
+        raise SpecError("vec_search: index must be the same for all rows of a statement")
+    return values[0][0].decode()
+
+
+_ROWS = TextFunction(
+    "_vec_index_rows",
+    "vec_search",
+    "name, model, q, tail, k, oversample, metric, nprobe, end, now, place, database, source",
+    "rows",
+    _rows_of,
+    volatile=True,
+    fields=("row", "mark", "needed"),
+)
+NATIVE = (
+    _ROWS.native(),
+    FloatFunction(
+        "_vec_index_score",
+        "vec_search",
+        (VARCHAR, VARCHAR, BIGINT, BIGINT, BIGINT, ANY, VARCHAR),
+        _scores,
+        registered=True,
+        volatile=True,
+    ),
+)
+
+
+def arrow_scalars(database: Database) -> Iterator[Scalar]:
+    """Yield the functions of a search for a database without native ones."""
+
+    def scores(name: Any, home: Any, mark: Any, needed: Any, live: Any, v: Any, query: Any) -> Any:
+        found = database.indexes.get(constant(name, "vec_search: index"), constant(home, "vec_search: database"))
+        read = to_rows(v, column=found.column, check_finite=False)
+        named = mark.is_valid().to_numpy(zero_copy_only=False)
+        there = None if read.valid is None else np.flatnonzero(read.valid)
+        vectors = read.values if there is None else read.values[there]
+        check_rows(found, mark.fill_null(-1).to_numpy(), named, vectors, there)
+        check_live(found, needed.to_numpy(), live.to_numpy())
+        return exact(v, query)
+
+    yield _ROWS.arrow(database)
+    arguments = "name, database, mark, needed, live, v, query"
+    yield Scalar("_vec_index_score", arguments, "FLOAT", "Behind vec_search.", scores, volatile=True)

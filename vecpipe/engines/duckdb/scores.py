@@ -18,7 +18,7 @@ from vecpipe.engines.duckdb.handles import NO_MODEL, Query, query_of
 from vecpipe.engines.duckdb.last import Last
 from vecpipe.engines.duckdb.native.aggregate import check_vectors
 from vecpipe.engines.duckdb.native.memory import ANY, BIT, BLOB, VARCHAR
-from vecpipe.engines.duckdb.native.reading import Reader, inline
+from vecpipe.engines.duckdb.native.reading import Reader, Vectors, inline
 from vecpipe.engines.duckdb.native.scalars import FloatFunction
 from vecpipe.errors import InputError, SpecError
 from vecpipe.kernels import one_blas_thread
@@ -73,12 +73,24 @@ def _no_codes(reader: Reader, columns: Sequence[int], count: int) -> Float32:
 
 
 def _of_vectors(label: str, raw: bool, reader: Reader, columns: Sequence[int], count: int) -> Float32:
-    part = reader.vectors(columns[0], count)
+    return scores_of(label, raw, reader.vectors(columns[0], count), reader, columns[1], count)
+
+
+def scores_of(label: str, raw: bool, part: Vectors, reader: Reader, handles: int, count: int) -> Float32:
+    """Return the scores of the vectors of a chunk for the queries in a column of handles, NaN for NULL.
+
+    Parameters
+    ----------
+    label
+        What errors call the vectors.
+    raw
+        Whether vectors are scored themselves even where a query was carried through a model.
+    """
     values = check_vectors(part, partial(_row, None, label), elements=False)
     out = np.full(count, np.nan, np.float32)
     if not len(values):
         return out
-    exactly, carried = _asked(reader, columns[1], count, raw)
+    exactly, carried = _asked(reader, handles, count, raw)
     if exactly is not None:
         scores = exactly.scores(_narrow(values), partial(_row, part.rows, label), part.rows)
         if part.rows is None and not carried:

@@ -13,7 +13,7 @@ import itertools
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from ctypes import c_bool, c_char_p, c_int, c_int32, c_uint8, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass, field
@@ -32,6 +32,7 @@ _P, _N = c_void_p, c_uint64
 _ACCESSORS: dict[str, tuple[Any, list[Any]]] = {
     "duckdb_create_logical_type": (_P, [c_int]),
     "duckdb_create_list_type": (_P, [_P]),
+    "duckdb_create_struct_type": (_P, [_P, _P, _N]),
     "duckdb_destroy_logical_type": (None, [_P]),
     "duckdb_get_type_id": (c_int, [_P]),
     "duckdb_array_type_child_type": (_P, [_P]),
@@ -50,6 +51,7 @@ _ACCESSORS: dict[str, tuple[Any, list[Any]]] = {
     "duckdb_vector_assign_string_element_len": (None, [_P, _N, c_char_p, _N]),
     "duckdb_array_vector_get_child": (_P, [_P]),
     "duckdb_list_vector_get_child": (_P, [_P]),
+    "duckdb_struct_vector_get_child": (_P, [_P, _N]),
     "duckdb_list_vector_get_size": (_N, [_P]),
     "duckdb_list_vector_set_size": (c_int, [_P, _N]),
     "duckdb_list_vector_reserve": (c_int, [_P, _N]),
@@ -70,6 +72,7 @@ _ACCESSORS: dict[str, tuple[Any, list[Any]]] = {
     "duckdb_scalar_function_set_return_type": (None, [_P, _P]),
     "duckdb_scalar_function_set_function": (None, [_P, _P]),
     "duckdb_scalar_function_set_special_handling": (None, [_P]),
+    "duckdb_scalar_function_set_volatile": (None, [_P]),
     "duckdb_scalar_function_set_extra_info": (None, [_P, _P, _P]),
     "duckdb_scalar_function_get_extra_info": (_P, [_P]),
     "duckdb_create_aggregate_function_set": (_P, [c_char_p]),
@@ -143,14 +146,18 @@ class Api:
     def __getattr__(self, name: str) -> Any:  # reached only for a name that was never bound
         raise AttributeError(f"duckdb_{name} is not bound")
 
-    def logical_type(self, type_id: int, *, list_of: bool = False) -> int:
-        """Return a new logical type handle; free it with ``free``."""
-        plain = int(self.create_logical_type(type_id))
-        if not list_of:
-            return plain
-        outer = int(self.create_list_type(plain))
-        self.free(self.destroy_logical_type, plain)
-        return outer
+    def logical_type(self, type_id: int, *, list_of: bool = False, fields: Sequence[str] = ()) -> int:
+        """Return a new logical type handle, of structs where there are fields; free it with ``free``."""
+        made = int(self.create_logical_type(type_id))
+        if fields:
+            count = len(fields)
+            types, names = (c_void_p * count)(*[made] * count), (c_char_p * count)(*(name.encode() for name in fields))
+            plain, made = made, int(self.create_struct_type(ctypes.addressof(types), ctypes.addressof(names), count))
+            self.free(self.destroy_logical_type, plain)
+        if list_of:
+            plain, made = made, int(self.create_list_type(made))
+            self.free(self.destroy_logical_type, plain)
+        return made
 
     @staticmethod
     def free(destroy: Callable[[Any], None], handle: int) -> None:

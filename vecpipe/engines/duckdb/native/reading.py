@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from vecpipe.engines.duckdb.native.capi import Api
 from vecpipe.engines.duckdb.native.memory import (
     ARRAY,
+    BIGINT,
     DECIMAL,
     ELEMENTS,
     HUGEINT,
@@ -216,6 +217,19 @@ class Reader:
             read(base + 16 * row + 4 if size <= 12 else address, size)
             for row, size, address in zip(rows.tolist(), sizes, addresses, strict=True)
         ]
+
+    def number_lists(self, vector: int, count: int) -> list[NDArray[np.int64]]:
+        """Read a BIGINT[] column as views; one of nothing for NULL."""
+        api = self.api
+        child = api.list_vector_get_child(vector) if self.type_of(vector) == LIST else vector
+        if self.type_of(child) != BIGINT:
+            raise InputError("expected lists of BIGINT")
+        entries = array_at(api.vector_get_data(vector), 2 * count, "<u8").reshape(count, 2).astype(np.int64)
+        data = array_at(api.vector_get_data(child), int(api.list_vector_get_size(vector)), "<i8")
+        valid = self.validity(vector, count)
+        if valid is not None:
+            entries[~valid] = 0
+        return [data[start : start + length] for start, length in entries.tolist()]
 
     def type_of(self, vector: int) -> int:
         """Return the type id of a column."""

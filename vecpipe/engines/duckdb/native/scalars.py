@@ -9,7 +9,7 @@ import atexit
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from vecpipe.engines.duckdb.native.writing import Writer
 from vecpipe.errors import EngineError
 from vecpipe.rules import say_of_chunk
 
-Kind = Literal["texts", "bigint", "integers"]
+Kind = Literal["texts", "bigint", "integers", "rows"]
 Runner = Callable[[int, Sequence[int], int, int], None]
 """Takes the call, its column vectors, the number of rows and the vector of results."""
 
@@ -52,24 +52,39 @@ class FloatFunction:
         Type ids of the parameters.
     function
         Takes the reader, the column vectors and the number of rows; returns one float32 a row, NaN for NULL.
+    registered : bool
+        Whether the function takes what the database was registered with before all else.
+    volatile : bool
+        Whether each call counts.
     """
 
     name: str
     label: str
     parameters: tuple[int, ...]
-    function: Callable[[Reader, Sequence[int], int], Float32]
-    result: ClassVar[int] = FLOAT
-    is_list: ClassVar[bool] = False
+    function: Callable[..., Float32]
+    registered: bool = False
+    volatile: bool = False
+
+    def result(self, api: Api) -> int:
+        """Return a new handle of the type of the result."""
+        return api.logical_type(FLOAT)
 
     def runner(self, api: Api, extension: Extension) -> Runner:
         """Return what computes a chunk."""
         reader, function, write = Reader(api), self.function, _write
-        return lambda info, columns, count, result: write(api, result, function(reader, columns, count))
+        if not self.registered:
+            return lambda info, columns, count, result: write(api, result, function(reader, columns, count))
+        # What touches what a database was registered with is called through the extension, as in DatabaseFunction.
+        held, name, database = extension.held, self.name, _registered(api, extension)
+        held[name] = function
+        return lambda info, columns, count, result: write(
+            api, result, held[name](database(info), reader, columns, count)
+        )
 
 
 @dataclass(frozen=True)
-class PlanFunction:
-    """A scalar function that statements call while they are planned, in the database that it was registered with.
+class DatabaseFunction:
+    """A scalar function of texts, for the most part, that works with what its database was registered with.
 
     Attributes
     ----------
@@ -78,11 +93,15 @@ class PlanFunction:
     readers
         What reads each column of a chunk.
     kind : str
-        How results are written: "texts", "bigint" or "integers", which are lists.
+        How results are written: "texts", "bigint", "integers", which are lists, or "rows", lists of structs.
     function
         Takes what the database was registered with and the columns; returns a value for each row, None for NULL.
     unregistered : bool
         Whether the function takes the number of the database instead, which need not be registered.
+    volatile : bool
+        Whether each call counts; others are called while a statement is planned.
+    fields : tuple of str
+        Names in the structs.
     """
 
     name: str
@@ -92,16 +111,13 @@ class PlanFunction:
     kind: Kind
     function: Callable[..., Sequence[Any]]
     unregistered: bool = False
+    volatile: bool = False
+    fields: tuple[str, ...] = ()
 
-    @property
-    def result(self) -> int:
-        """Type id of the result, or of its elements."""
-        return {"texts": VARCHAR, "bigint": BIGINT, "integers": INTEGER}[self.kind]
-
-    @property
-    def is_list(self) -> bool:
-        """Whether the result is a list."""
-        return self.kind == "integers"
+    def result(self, api: Api) -> int:
+        """Return a new handle of the type of the result."""
+        of = {"texts": VARCHAR, "bigint": BIGINT, "integers": INTEGER, "rows": BIGINT}[self.kind]
+        return api.logical_type(of, list_of=self.kind in ("integers", "rows"), fields=self.fields)
 
     def runner(self, api: Api, extension: Extension) -> Runner:
         """Return what computes a chunk.
@@ -111,24 +127,31 @@ class PlanFunction:
         """
         reader, writer, name, held = Reader(api), Writer(api), self.name, extension.held
         held[name] = self.readers, self.function
-        number_of, registered, unregistered = (
-            api.scalar_function_get_extra_info,
-            extension.registered,
-            self.unregistered,
-        )
-        missing = "this database is not registered: call vecpipe.register(con)"
-        kind = self.kind
+        of_database, kind = _registered(api, None if self.unregistered else extension), self.kind
 
         def run(info: int, columns: Sequence[int], count: int, result: int) -> None:
-            number = int(number_of(info) or 0)
-            database = number if unregistered else registered.get(number)
-            if database is None:
-                raise EngineError(missing)
+            database = of_database(info)
             readers, function = held[name]
             read = [of(reader, column, count) for of, column in zip(readers, columns, strict=True)]
             writer.write(kind, result, 0, function(database, *read))
 
         return run
+
+
+def _registered(api: Api, extension: Extension | None) -> Callable[[int], Any]:
+    """Return what finds, for a call, what its database was registered with, or its number without an extension."""
+    number_of = api.scalar_function_get_extra_info
+    if extension is None:
+        return lambda info: int(number_of(info) or 0)
+    registered, missing = extension.registered, "this database is not registered: call vecpipe.register(con)"
+
+    def find(info: int) -> Any:
+        database = registered.get(int(number_of(info) or 0))
+        if database is None:
+            raise EngineError(missing)
+        return database
+
+    return find
 
 
 def _write(api: Api, vector: int, values: Float32) -> None:
@@ -143,7 +166,7 @@ def _write(api: Api, vector: int, values: Float32) -> None:
         array_at(api.vector_get_validity(vector), len(bits), "|u1")[:] = bits
 
 
-def _callback(api: Api, scalar: FloatFunction | PlanFunction, extension: Extension) -> Any:
+def _callback(api: Api, scalar: FloatFunction | DatabaseFunction, extension: Extension) -> Any:
     columns, run, label = range(len(scalar.parameters)), scalar.runner(api, extension), scalar.label
     chunk_size, chunk_vector = api.data_chunk_get_size, api.data_chunk_get_vector
     set_error, describe, leaving, say = api.scalar_function_set_error, error_text, EXIT, say_of_chunk
@@ -165,7 +188,7 @@ def _callback(api: Api, scalar: FloatFunction | PlanFunction, extension: Extensi
 class ScalarRegistrar:
     """Builds the callbacks once and registers them with each database that opens."""
 
-    def __init__(self, scalars: Sequence[FloatFunction | PlanFunction]) -> None:
+    def __init__(self, scalars: Sequence[FloatFunction | DatabaseFunction]) -> None:
         self.scalars = scalars
         self.made: list[Any] = []
         atexit.register(self.close)
@@ -186,11 +209,11 @@ class ScalarRegistrar:
                 extension.note(f"registering {scalar.name}", error)
 
     def _register(
-        self, api: Api, connection: int, scalar: FloatFunction | PlanFunction, callback: Any, number: int
+        self, api: Api, connection: int, scalar: FloatFunction | DatabaseFunction, callback: Any, number: int
     ) -> None:
         function = int(api.create_scalar_function())
         types = [api.logical_type(type_id) for type_id in scalar.parameters]
-        types.append(api.logical_type(scalar.result, list_of=scalar.is_list))
+        types.append(scalar.result(api))
         try:
             api.scalar_function_set_name(function, scalar.name.encode())
             for logical in types[:-1]:
@@ -198,6 +221,8 @@ class ScalarRegistrar:
             api.scalar_function_set_return_type(function, types[-1])
             api.scalar_function_set_function(function, address_of(callback))
             api.scalar_function_set_special_handling(function)
+            if scalar.volatile:
+                api.scalar_function_set_volatile(function)
             api.scalar_function_set_extra_info(function, number, None)
             if api.register_scalar_function(connection, function) != 0:
                 raise RuntimeError("DuckDB refused the function")

@@ -54,13 +54,7 @@ class Writer:
 
     def _floats(self, vector: int, offset: int, values: Sequence[NDArray[Any] | None], typestr: str = "<f4") -> None:
         api = self.api
-        lengths = np.array([0 if value is None else len(value) for value in values], np.uint64)
-        start = int(api.list_vector_get_size(vector))
-        end = start + int(lengths.sum())
-        api.list_vector_reserve(vector, end)
-        entries = array_at(api.vector_get_data(vector), 2 * (offset + len(values)), "<u8").reshape(-1, 2)[offset:]
-        entries[:, 0] = start + np.concatenate([np.zeros(1, np.uint64), np.cumsum(lengths)[:-1]])
-        entries[:, 1] = lengths
+        start, end = self._lists(vector, offset, [0 if value is None else len(value) for value in values])
         if end > start:
             child = array_at(api.vector_get_data(api.list_vector_get_child(vector)), end, typestr)
             at = start
@@ -68,7 +62,36 @@ class Writer:
                 if value is not None:
                     child[at : at + len(value)] = value
                     at += len(value)
+
+    def _lists(self, vector: int, offset: int, lengths: Sequence[int]) -> tuple[int, int]:
+        """Make room for lists of these lengths; return where the first begins and the last ends."""
+        api = self.api
+        start = int(api.list_vector_get_size(vector))
+        end = start + sum(lengths)
+        api.list_vector_reserve(vector, end)
+        entries = array_at(api.vector_get_data(vector), 2 * (offset + len(lengths)), "<u8").reshape(-1, 2)[offset:]
+        entries[:, 0] = np.cumsum([start, *lengths[:-1]])
+        entries[:, 1] = lengths
         api.list_vector_set_size(vector, end)
+        return start, end
+
+    def _rows(self, vector: int, offset: int, values: Sequence[NDArray[np.int64] | None]) -> None:
+        """Write lists of structs of numbers from ``(fields, n)`` arrays, where a negative number is NULL."""
+        api = self.api
+        start, end = self._lists(vector, offset, [0 if value is None else value.shape[1] for value in values])
+        table = [value for value in values if value is not None]
+        if end == start:
+            return
+        structs = api.list_vector_get_child(vector)
+        for place, numbers in enumerate(np.concatenate(table, axis=1)):
+            child = api.struct_vector_get_child(structs, place)
+            array_at(api.vector_get_data(child), end, "<i8")[start:] = numbers
+            missing = np.flatnonzero(numbers < 0)
+            if missing.size:
+                api.vector_ensure_validity_writable(child)
+                mask = api.vector_get_validity(child)
+                for row in (start + missing).tolist():
+                    api.validity_set_row_invalid(mask, row)
 
     def _integers(self, vector: int, offset: int, values: Sequence[NDArray[Any] | None]) -> None:
         self._floats(vector, offset, values, "<i4")
