@@ -18,6 +18,8 @@ MAX_DIM = 65_536
 """Most dimensions that vectors have."""
 
 NO_ROWS = np.zeros(0, dtype=np.int64)
+_FEW = 4_096
+"""Numbers that are looked at one by one: sums of so few save nothing."""
 _ROW = re.compile(r": row \d+ ")
 
 
@@ -98,7 +100,7 @@ def check_width(found: int, dim: int | None, where: str) -> None:
 
 def nonfinite_rows(values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """Return the indices of rows that hold NaN or infinity, at the price of one pass when there are none."""
-    if values.size == 0:
+    if values.size == 0 or (values.size <= _FEW and np.isfinite(values).all()):
         return NO_ROWS
     with np.errstate(over="ignore", invalid="ignore"):
         # Row by row: BLAS would take threads to a product of the whole.

@@ -12,6 +12,7 @@ from vecpipe.cells import CellModel, cell_model
 from vecpipe.errors import CapabilityError, ModelFormatError, SpecError
 from vecpipe.fitting.steps import fit_sketch
 from vecpipe.model import Model
+from vecpipe.operators import cells
 from vecpipe.operators.cells import Cells
 from vecpipe.sketch import Sketch
 
@@ -60,6 +61,22 @@ def test_near_ties_go_to_the_same_cell_in_every_batch_and_thread():
             parts = list(pool.map(lambda start, size=size: part.assign(X[start : start + size])[0], starts))
         np.testing.assert_array_equal(np.concatenate(parts), whole)
     np.testing.assert_array_equal(part.assign(np.ascontiguousarray(X[::-1]))[0][::-1], whole)
+
+
+@pytest.mark.parametrize("scales", [[1e-3, 1.0, 1e3], [1e-25, 1.0, 1e25]], ids=["usual", "extreme"])
+def test_cells_do_not_depend_on_what_the_processor_multiplies_fast(monkeypatch, scales):
+    X = clustered(6_000, 24)
+    step = fitted("cells(300)", X).steps[0]
+    C = step.state["centroids"]
+    X = np.concatenate([X, C[:150] + C[1:151], C[:150] + C[9:159]])
+    X *= np.random.default_rng(4).choice(scales, (len(X), 1)).astype(np.float32)
+    found = []
+    for halves in (True, False):
+        monkeypatch.setattr(cells, "bfloats_pay", lambda halves=halves: halves)
+        found.append(step.assign(X))
+    np.testing.assert_array_equal(found[0][0], found[1][0])
+    cosines = unit(X) @ C.astype(np.float64).T
+    np.testing.assert_allclose(cosines[np.arange(len(X)), found[0][0]], cosines.max(axis=1), atol=1e-12)
 
 
 def test_an_exact_tie_goes_to_the_lower_cell():

@@ -10,17 +10,22 @@ import numpy.typing as npt
 
 from vecpipe.arrays import Float32, Float64, Mask
 from vecpipe.errors import ModelFormatError, SpecError
-from vecpipe.kernels import inner_products
+from vecpipe.kernels import inner_products, row_products
 from vecpipe.moments import Affine
 from vecpipe.operators.base import MAX_MATRIX, Layout, Operator, State, register
 from vecpipe.operators.fit_data import FitData
 from vecpipe.operators.linear import random_generator
 from vecpipe.operators.parameters import param
 from vecpipe.operators.spherical import spherical_kmeans, unit_rows
+from vecpipe.query_products import BfloatQueries, bfloats, bfloats_pay
 
 Cell = npt.NDArray[np.int32]
 
 _ROWS = 1_024
+_PAIRS = 4_096
+_MANY = 32
+"""From how many cells on products are those of bfloat16 first."""
+_SHORT, _LONG = 1e-12, 1e15
 _HELD_OUT = 16
 _FEW = 4
 _SURE = 2_000
@@ -98,6 +103,7 @@ class Cells(Operator):
         if not used[: self.used].all():
             raise ModelFormatError("cells: an empty cell comes before one that is not")
         self._wide: Float64 = centroids[: self.used]
+        self._rough: BfloatQueries | None = None
 
     def affine(self) -> Affine:
         """Return the identity."""
@@ -124,28 +130,51 @@ class Cells(Operator):
     def assign(self, X: Float32) -> tuple[Cell, Mask]:
         """Return the cell of each row, ``(n,) int32``, and which rows have one.
 
-        The cell of a row does not depend on the rows beside it: where float32 products cannot tell which centroid is
-        nearest, those in question are computed again in float64, a row at a time, and a tie goes to the lower cell.
+        The cell of a row does not depend on the rows beside it, nor on the processor: where products in bfloat16 or
+        float32 cannot tell which centroid is nearest, those in question are computed again in float64, pair by pair,
+        and a tie goes to the lower cell.
         """
         cells = np.zeros(len(X), dtype=np.int32)
         lengths = np.sqrt(np.einsum("ij,ij->i", X, X, dtype=np.float64))
         valid: Mask = np.asarray(lengths > 0)
         if not self.used:
             return cells, np.zeros(len(X), dtype=bool)
-        narrow = self.state["centroids"][: self.used]
         doubt = _doubt(lengths, X.shape[1])
         for start in range(0, len(X), _ROWS):
-            rows = X[start : start + _ROWS]
-            closeness = inner_products(rows, narrow)
+            part = slice(start, start + _ROWS)
+            closeness, more = self._closeness_to_all(X[part], lengths[part])
             best = closeness.argmax(axis=1)
-            cells[start : start + _ROWS] = best
-            floor = closeness[np.arange(len(rows)), best] - doubt[start : start + _ROWS]
-            near = closeness >= floor[:, None]
-            for row in np.flatnonzero(near.sum(axis=1) > 1):
-                contenders = np.flatnonzero(near[row])
-                products = (self._wide[contenders] * rows[row].astype(np.float64)).sum(axis=1)
-                cells[start + row] = contenders[int(products.argmax())]
+            floor = closeness[np.arange(len(best)), best] - doubt[part] - more
+            cells[part] = self._nearest(X[part], closeness >= floor[:, None], best)
         return cells, valid
+
+    def _closeness_to_all(self, X: Float32, lengths: Float64) -> tuple[Float32, Float64 | float]:
+        """Return products ``(n, used)`` of rows with centroids, and by how much two may be off beside ``_doubt``."""
+        narrow = self.state["centroids"][: self.used]
+        usual = (lengths == 0) | ((lengths > _SHORT) & (lengths < _LONG))
+        if self.used < _MANY or not usual.all() or not bfloats_pay():
+            return inner_products(X, narrow), 0.0
+        if self._rough is None:
+            self._rough = BfloatQueries(narrow)
+        return self._rough.dot(bfloats(X)).T, 2 * self._rough.losses.max() * lengths
+
+    def _nearest(self, X: Float32, near: Mask, best: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the nearest cell of each row among those in question ``(n, used)``, where there is more than one."""
+        found = np.flatnonzero(near)
+        rows, contenders = found // self.used, found % self.used
+        counts = np.bincount(rows, minlength=len(X))
+        open_ = counts[rows] > 1
+        rows, contenders = rows[open_], contenders[open_]
+        products = np.empty(len(rows))
+        centroids = self.state["centroids"]
+        for start in range(0, len(rows), _PAIRS):
+            part = slice(start, start + _PAIRS)
+            products[part] = row_products(X[rows[part]], centroids[contenders[part]])
+        order = np.lexsort((contenders, -products, rows))
+        asked, first = np.unique(rows[order], return_index=True)
+        best = best.copy()
+        best[asked] = contenders[order][first]
+        return best
 
     def closeness(self, X: Float32, cells: Cell) -> Float64:
         """Return the cosine of each row with the centroid of a cell, ``(n,) float64``; NaN for a zero row."""
