@@ -128,6 +128,13 @@ def test_an_error_in_a_window_does_not_hang(threads):
         slots._OPEN.pop(arena.key, None)
 
 
+@pytest.mark.parametrize("threads", [1, 4])
+def test_a_grouped_fit_that_fails_leaves_nothing(con, threads):
+    con.execute(f"SET threads = {threads}")
+    fails(con, "SELECT key, vec_fit(v, 'pca(99)') FROM (SELECT 'k' || id % 700 AS key, v FROM t) GROUP BY key", "pca")
+    assert not slots.ARENAS
+
+
 # Statements and databases of every kind ---------------------------------------------------------------------------
 
 

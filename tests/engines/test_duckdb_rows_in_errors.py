@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import duckdb
+import pyarrow as pa
 import pytest
 
 import vecpipe
+from vecpipe.engines.duckdb import joins
+from vecpipe.errors import InputError
 
 SAID = "rows are counted from the start of the chunk"
 TABLE = """CREATE TABLE t AS
@@ -75,3 +78,18 @@ def test_a_row_counted_in_a_list_or_a_whole_table_is_not(bad, label, sql):
     with pytest.raises(duckdb.Error, match=label) as error:
         bad.execute(sql).fetchall()
     assert SAID not in str(error.value)
+
+
+def test_a_query_of_a_join_is_named_by_its_row_and_not_by_the_order_of_gathering():
+    gathered = pa.array([[[1.0, 2.0], [float("nan"), 0.0], [3.0, 4.0]]], pa.list_(pa.list_(pa.float32(), 2)))
+    nothing = pa.array([[None] * 3], pa.list_(pa.string()))
+    places = pa.array([[0, 2, 1]], pa.list_(pa.int32()))
+    settings = [pa.array([value]) for value in (None, 5, "cosine", False, False)]
+    with pytest.raises(InputError, match="emb of queries: row 2 holds NaN"):
+        joins._gather(gathered, nothing, places, nothing, *settings)
+
+
+def test_an_error_in_one_of_many_lists_says_which(bad):
+    sql = "SELECT vec_farthest([v, v], 2, 'l2') FROM t"
+    with pytest.raises(duckdb.Error, match="vec_farthest: vectors of list 904 in the chunk that DuckDB read: row 0 "):
+        bad.execute(sql).fetchall()

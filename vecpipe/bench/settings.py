@@ -17,6 +17,9 @@ from vecpipe.metrics.retrieval import Places
 _ROW = 5
 """Queries that one setting is asked in a row."""
 
+_REST = 0.05
+"""Seconds."""
+
 
 @dataclass
 class Setting:
@@ -62,7 +65,8 @@ def ask_in_turns(settings: Sequence[Setting], Q: Float32, exact: Places, warm: i
     """Ask each query of every setting, a few in a row, and note times and hits.
 
     The first ``warm`` queries do not count, nor does the first of a row: what other settings read has pushed what this
-    one reads out of the caches of the processor.
+    one reads out of the caches of the processor. Before each row there is a pause, since the threads of some libraries
+    go on spinning for a while.
 
     Parameters
     ----------
@@ -76,6 +80,7 @@ def ask_in_turns(settings: Sequence[Setting], Q: Float32, exact: Places, warm: i
             setting.ask(q)
     for start in range(warm, len(asked), _ROW):
         for setting in settings:
+            time.sleep(_REST)
             setting.ask(asked[start - 1][0])
             for q, ids in asked[start : start + _ROW]:
                 cpu, begin = time.process_time(), time.perf_counter()

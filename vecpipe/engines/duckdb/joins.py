@@ -26,6 +26,7 @@ from vecpipe.scoring import metric_named
 from vecpipe.search.candidates import Candidates, Pairs, Ranks
 
 _EMB = "vec_knn_join: emb"
+_QUERIES = f"{_EMB} of queries"
 _OFFERED = "STRUCT(query INTEGER, score FLOAT)[]"
 
 
@@ -96,7 +97,11 @@ def _gather(vectors: Any, keys: Any, places: Any, ids: Any, *settings: Any) -> A
             made.append(None)
             continue
         order = np.argsort(at.values.to_numpy())
-        rows = to_rows(lists.values, column="vec_knn_join: emb of queries")
+        try:
+            rows = to_rows(lists.values, column=_QUERIES)
+        except InputError:  # DuckDB has gathered them in another order than the table's: name the row of the table
+            to_rows(lists.values.take(order), column=_QUERIES)
+            raise
         if rows.nulls == len(rows):
             made.append(None)
             continue

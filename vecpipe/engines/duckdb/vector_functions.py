@@ -133,7 +133,8 @@ def _farthest(vectors: Any, k: Any, metric: Any) -> Any:
                 continue
             if not isinstance(most, int) or isinstance(most, bool):
                 raise SpecError(f"vec_farthest: k is {most!r}; expected an integer")
-            rows = to_rows(vectors[row].values, column="vec_farthest: vectors")
+            of = "" if len(vectors) == 1 else f" of list {row} in the chunk that DuckDB read"
+            rows = to_rows(vectors[row].values, column=f"vec_farthest: vectors{of}")
             picks, distances = farthest_points(rows.values, most, name, rows.valid)
             chosen.append(
                 [

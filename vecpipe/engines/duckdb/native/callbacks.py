@@ -170,6 +170,7 @@ class _Callbacks:
         reader, writer, set_error = Reader(api), Writer(api), api.aggregate_function_set_error
         chunk_size, chunk_vector = api.data_chunk_get_size, api.data_chunk_get_vector
         close_unused, describe, check_exit, one_thread = slots.close_unused, error_text, EXIT.check, one_blas_thread
+        drop = slots.destroy
 
         def fail(info: int, error: BaseException) -> None:
             text = describe(error, aggregate.name)
@@ -206,6 +207,7 @@ class _Callbacks:
                     writer.write(writer_kind, result, offset, values * count if len(ids) < count else values)
             except BaseException as error:
                 fail(info, error)
+                drop(source, count)  # DuckDB forgets the states of a hash table that fails here
 
         self.update, self.combine = immortal(UPDATE(Guarded(update))), immortal(COMBINE(Guarded(combine)))
         self.finalize = immortal(FINALIZE(Guarded(finalize)))

@@ -247,8 +247,9 @@ def destroy(address: int, count: int) -> None:
     if not count:
         return
     states = States(address, count)
-    ids = states.read()
-    states.memory[states.index] = 0
+    places = np.unique(states.index)
+    ids = states.memory[places]
+    states.memory[places] = 0
     ids = ids[ids != 0]
     if len(ids):
         release(ids)
