@@ -189,25 +189,22 @@ CREATE OR REPLACE MACRO vec_search
     SELECT COLUMNS('(?s)^_vec_c_(.*)$') AS '\1', _vec_found._vec_score AS score
     FROM (
         SELECT *,
-               _vec_index_score(index, current_database(), _vec_named.mark, _vec_named.needed, _vec_live, _vec_v,
-                                _vec_asked) AS _vec_score
+               _vec_index_score(index, current_database(), _vec_named.mark, _vec_named.needed,
+                                count(_vec_named.mark) OVER (), _vec_v, _vec_asked) AS _vec_score
         FROM (
-            SELECT *, count(_vec_named.mark) OVER () AS _vec_live
-            FROM (
-                SELECT unnest(_vec_index_rows(
-                           index, model, q,
-                           (SELECT list(_vec_row)
-                            FROM query(_vec_sql('SELECT rowid AS _vec_row FROM %N', source, NULL, NULL, NULL, NULL))
-                            WHERE _vec_row >= _vec_index_last(index, current_database())),
-                           k::VARCHAR, oversample::VARCHAR, metric, nprobe::VARCHAR,
-                           _vec_index_last(index, current_database())::VARCHAR, txid_current()::VARCHAR,
-                           current_setting('search_path'), current_database(), source)) AS _vec_named,
-                       _vec_query(NULL, q, metric) AS _vec_asked
-            ) JOIN query(_vec_sql(
-                'SELECT rowid AS _vec_row, %I AS _vec_v, %I AS _vec_tie, COLUMNS(_vec_kept()) AS ''_vec_c_\1'' FROM %N',
-                rerank, ties, source, NULL, NULL
-            )) ON _vec_row = _vec_named.row
-        )
+            SELECT unnest(_vec_index_rows(
+                       index, model, q,
+                       (SELECT list(_vec_row)
+                        FROM query(_vec_sql('SELECT rowid AS _vec_row FROM %N', source, NULL, NULL, NULL, NULL))
+                        WHERE _vec_row >= _vec_index_last(index, current_database())),
+                       k::VARCHAR, oversample::VARCHAR, metric, nprobe::VARCHAR,
+                       _vec_index_last(index, current_database())::VARCHAR, txid_current()::VARCHAR,
+                       current_setting('search_path'), current_database(), source)) AS _vec_named,
+                   _vec_query(NULL, q, metric) AS _vec_asked
+        ) JOIN query(_vec_sql(
+            'SELECT rowid AS _vec_row, %I AS _vec_v, %I AS _vec_tie, COLUMNS(_vec_kept()) AS ''_vec_c_\1'' FROM %N',
+            rerank, ties, source, NULL, NULL
+        )) ON _vec_row = _vec_named.row
     ) AS _vec_found
     WHERE _vec_found._vec_score IS NOT NULL
     ORDER BY _vec_found._vec_score DESC, _vec_found._vec_tie, _vec_found._vec_row
