@@ -22,7 +22,6 @@ from vecpipe.engines.duckdb.scalar import Scalar, constant
 from vecpipe.engines.duckdb.scores import scores_of
 from vecpipe.engines.duckdb.text_functions import TextFunction, Texts, whole
 from vecpipe.errors import EngineError, InputError, SpecError
-from vecpipe.kernels import one_blas_thread
 from vecpipe.scoring import metric_named
 from vecpipe.search.index import Places
 
@@ -106,8 +105,7 @@ def _rows_of(
         if found.index.starts is not None and not q.values[at].any():  # no cell is near to no direction
             out.append(_NOTHING)
             continue
-        with one_blas_thread():
-            places = found.index.nearest(q.values[at], least * more, metric_named(measure), probed)
+        places = found.index.nearest(q.values[at], least * more, metric_named(measure), probed)
         named = np.stack(named_rows(found, places, new, least))
         out.append(named)
         total += named.shape[1]

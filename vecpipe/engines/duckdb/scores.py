@@ -21,7 +21,6 @@ from vecpipe.engines.duckdb.native.memory import ANY, BIT, BLOB, VARCHAR
 from vecpipe.engines.duckdb.native.reading import Reader, Vectors, inline
 from vecpipe.engines.duckdb.native.scalars import FloatFunction
 from vecpipe.errors import InputError, SpecError
-from vecpipe.kernels import one_blas_thread
 from vecpipe.rules import check_width, nonfinite_rows, not_finite, wrong_code_length
 
 Carried = Sequence[tuple[Query, npt.NDArray[np.intp] | None]]
@@ -58,8 +57,7 @@ def _of_codes(kind: str, reader: Reader, columns: Sequence[int], count: int) -> 
             raise InputError(f"vec_score: v: expected vectors, got {kind}; the model has no codec")
         read = _bits if kind == "BIT" else Reader.codes
         codes = read(reader, code, count, rows, model.bytes_per_vector, "vec_score: code")
-        with one_blas_thread():
-            scores: Float32 = model.score(queries, codes)[0]
+        scores: Float32 = model.score(queries, codes)[0]
         if rows is None:
             return scores
         if out is None:
@@ -160,8 +158,7 @@ def _carried(query: Query, values: npt.NDArray[Any], rows: npt.NDArray[np.int64]
         bad = nonfinite_rows(values)
         if bad.size:
             raise not_finite(_row(rows, label, int(bad[0])), values[bad[0]])
-    with one_blas_thread():
-        return np.asarray(model.score(query.queries, values)[0])
+    return np.asarray(model.score(query.queries, values)[0])
 
 
 SCORES = (

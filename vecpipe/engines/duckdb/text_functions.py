@@ -26,6 +26,7 @@ from vecpipe.engines.duckdb.native.reading import Reader
 from vecpipe.engines.duckdb.native.scalars import DatabaseFunction, Kind
 from vecpipe.engines.duckdb.scalar import Scalar
 from vecpipe.errors import SpecError
+from vecpipe.kernels import one_blas_thread
 
 Texts = Sequence[str | None]
 Numbers = Sequence[int | None]
@@ -118,7 +119,8 @@ class TextFunction:
 
         def call(*columns: Any) -> Any:
             read = [of(column) for of, column in zip(reading, columns, strict=True)]
-            values = self.function(database, *read)
+            with one_blas_thread():
+                values = self.function(database, *read)
             return _structs(values, self.fields) if kind is None else pa.array(values, kind)
 
         return Scalar(self.name, self.arguments, returns, f"Behind {self.label}.", call, volatile=self.volatile)

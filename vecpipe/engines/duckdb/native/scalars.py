@@ -21,6 +21,7 @@ from vecpipe.engines.duckdb.native.memory import BIGINT, FLOAT, INTEGER, VARCHAR
 from vecpipe.engines.duckdb.native.reading import Reader
 from vecpipe.engines.duckdb.native.writing import Writer
 from vecpipe.errors import EngineError
+from vecpipe.kernels import one_blas_thread
 from vecpipe.rules import say_of_chunk
 
 Kind = Literal["texts", "bigint", "integers", "rows"]
@@ -170,6 +171,7 @@ def _callback(api: Api, scalar: FloatFunction | DatabaseFunction, extension: Ext
     columns, run, label = range(len(scalar.parameters)), scalar.runner(api, extension), scalar.label
     chunk_size, chunk_vector = api.data_chunk_get_size, api.data_chunk_get_vector
     set_error, describe, leaving, say = api.scalar_function_set_error, error_text, EXIT, say_of_chunk
+    one_thread = one_blas_thread
 
     def execute(info: int, chunk: int, result: int) -> None:
         count = 0
@@ -177,7 +179,8 @@ def _callback(api: Api, scalar: FloatFunction | DatabaseFunction, extension: Ext
             leaving.check()
             count = int(chunk_size(chunk))
             if count:
-                run(info, [chunk_vector(chunk, i) for i in columns], count, result)
+                with one_thread():  # BLAS threads that wait for more work would take a core from DuckDB's
+                    run(info, [chunk_vector(chunk, i) for i in columns], count, result)
         except BaseException as error:
             say(error, count)
             set_error(info, describe(error, label))
