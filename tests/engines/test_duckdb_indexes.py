@@ -523,6 +523,14 @@ def test_an_index_that_is_null_is_refused(con: duckdb.DuckDBPyConnection) -> Non
             con.execute(sql, [Q[0].tobytes()]).fetchall()
 
 
+@pytest.mark.parametrize("tail", ["2999::BIGINT", "[2999]", "'x'", "NULL", "array_value(2999::BIGINT)"])
+def test_rows_after_the_last_must_come_as_a_list_of_numbers(con: duckdb.DuckDBPyConnection, tail: str) -> None:
+    fill(con)
+    sql = f"SELECT _vec_index_rows('near', NULL, [1.0], {tail}, '3', '4', 'ip', '2', '2999', '9', '', 'memory', 'docs')"
+    with pytest.raises(duckdb.Error, match="expected lists of BIGINT"):
+        con.execute(sql)
+
+
 _LATE = """
 import duckdb, warnings
 late = duckdb.connect()

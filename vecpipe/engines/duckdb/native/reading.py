@@ -221,8 +221,8 @@ class Reader:
     def number_lists(self, vector: int, count: int) -> list[NDArray[np.int64]]:
         """Read a BIGINT[] column as views; one of nothing for NULL."""
         api = self.api
-        child = api.list_vector_get_child(vector) if self.type_of(vector) == LIST else vector
-        if self.type_of(child) != BIGINT:
+        child = api.list_vector_get_child(vector) if self.type_of(vector) == LIST else None
+        if child is None or self.type_of(child) != BIGINT:
             raise InputError("expected lists of BIGINT")
         entries = array_at(api.vector_get_data(vector), 2 * count, "<u8").reshape(count, 2).astype(np.int64)
         data = array_at(api.vector_get_data(child), int(api.list_vector_get_size(vector)), "<i8")
