@@ -73,6 +73,17 @@ def gather(addresses: NDArray[np.int64], width: int) -> NDArray[np.uint8]:
     return np.asarray(picked).view(np.uint8).reshape(len(addresses), width)
 
 
+def hugeints(table: NDArray[Any]) -> NDArray[np.float64]:
+    """Return 128-bit integers as float64."""
+    halves = np.ascontiguousarray(table).view("<u8").reshape(*table.shape, 2)
+    low, high = halves[..., 0], halves[..., 1]
+    negative = high >> np.uint64(63) == 1
+    low_part = np.where(negative, ~low + np.uint64(1), low)
+    high_part = np.where(negative, ~high + (low == 0).astype(np.uint64), high)
+    size = high_part.astype(np.float64) * 2.0**64 + low_part.astype(np.float64)
+    return np.where(negative, -size, size)
+
+
 def type_name(type_id: int) -> str:
     """Return the SQL name of a C API type id."""
     return _NAMES.get(type_id, f"type number {type_id}")

@@ -25,6 +25,7 @@ from vecpipe.engines.duckdb.native.memory import (
     Mask,
     array_at,
     gather,
+    hugeints,
     type_name,
 )
 from vecpipe.errors import InputError
@@ -62,17 +63,6 @@ class Vectors:
 
 
 _NONE = np.empty(0, np.int64)
-
-
-def _hugeints(table: NDArray[Any]) -> NDArray[np.float64]:
-    """Return 128-bit integers as float64."""
-    halves = np.ascontiguousarray(table).view("<u8").reshape(*table.shape, 2)
-    low, high = halves[..., 0], halves[..., 1]
-    negative = high >> np.uint64(63) == 1
-    low_part = np.where(negative, ~low + np.uint64(1), low)
-    high_part = np.where(negative, ~high + (low == 0).astype(np.uint64), high)
-    size = high_part.astype(np.float64) * 2.0**64 + low_part.astype(np.float64)
-    return np.where(negative, -size, size)
 
 
 class Reader:
@@ -156,7 +146,7 @@ class Reader:
                 rows, holes = np.flatnonzero(whole), np.flatnonzero(~whole)
         values = table if rows is None else table[rows]
         if values.dtype.itemsize == 16:
-            values = _hugeints(values)
+            values = hugeints(values)
         return Vectors(values if scale == 1.0 else values / scale, rows, nulls, holes, [])
 
     def _lists(
