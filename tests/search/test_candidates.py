@@ -13,7 +13,7 @@ from vecpipe.scoring import METRICS, Metric
 from vecpipe.search import candidates
 from vecpipe.search.candidates import Candidates
 
-_K = 5
+_K, _DIM = 5, 96
 
 
 def _nearest(Q: Float32, X: Float32, metric: Metric, block: int) -> list[list[int]]:
@@ -39,12 +39,12 @@ def _brute_force(Q: Float32, X: Float32, metric: Metric) -> list[list[int]]:
 
 
 def _spread(rng: np.random.Generator) -> Float32:
-    return rng.standard_normal((640, 24)).astype(np.float32)
+    return rng.standard_normal((640, _DIM)).astype(np.float32)
 
 
 def _crowded(rng: np.random.Generator) -> Float32:
     """Rows that bfloat16 does not tell apart."""
-    return (rng.standard_normal(24) + 1e-4 * rng.standard_normal((640, 24))).astype(np.float32)
+    return (rng.standard_normal(_DIM) + 1e-4 * rng.standard_normal((640, _DIM))).astype(np.float32)
 
 
 def _copies(rng: np.random.Generator) -> Float32:
@@ -58,14 +58,14 @@ def test_as_brute_force(monkeypatch, metric, rows, halves):
     monkeypatch.setattr(candidates, "bfloats_pay", lambda: halves)
     rng = np.random.default_rng(7)
     X = rows(rng)
-    Q = (X[rng.integers(0, len(X), 70)] + 0.01 * rng.standard_normal((70, 24))).astype(np.float32)
+    Q = (X[rng.integers(0, len(X), 70)] + 0.01 * rng.standard_normal((70, _DIM))).astype(np.float32)
     assert _nearest(Q, X, metric, 128) == _brute_force(Q, X, metric)
 
 
 def test_bfloats_are_given_up_where_they_tell_nothing_apart(monkeypatch):
     monkeypatch.setattr(candidates, "bfloats_pay", lambda: True)
     rng = np.random.default_rng(8)
-    X = (rng.standard_normal(24) + 1e-4 * rng.standard_normal((4_096, 24))).astype(np.float32)
+    X = (rng.standard_normal(_DIM) + 1e-4 * rng.standard_normal((4_096, _DIM))).astype(np.float32)
     asked = []
     dot = query_products.BfloatQueries.dot
     monkeypatch.setattr(query_products.BfloatQueries, "dot", lambda self, rows: (asked.append(1), dot(self, rows))[1])

@@ -29,12 +29,12 @@ _QUERY_ROWS = 508
 _PAIR_CELLS = 196_608
 """Numbers of one side of the pairs scored at once: copies that stay in cache; larger ones cost page faults."""
 _USUAL_K = 1_000
-_ROUGH_QUERIES = 32
-"""From how many queries on rows are rounded to bfloat16 first."""
+_ROUGH_QUERIES, _ROUGH_DIMS = 32, 96
+"""From how many queries and dimensions on rows are rounded to bfloat16 first; for fewer that takes longer."""
 _TRUST = 3
 """How often more often than not bfloat16 may leave too many rows before it is given up."""
 _ROUGH_SHARE = 0.01
-"""Of the rows that may reach the bar, as many more are scored one by one in the time of a product in float32."""
+"""Of the rows, as many more are scored one by one in the time that a product in float32 takes longer."""
 _MOST = float(np.finfo(np.float32).max)
 
 
@@ -98,9 +98,10 @@ class Candidates:
         parts = self._parts(len(Q))
         self._prepared = [] if model is None else [model.prepare(Q[part], metric) for part in parts]
         self._rough: list[BfloatQueries] = []
-        if model is None and len(Q) >= _ROUGH_QUERIES and not odd(self._wide_norms) and bfloats_pay():
+        large = len(Q) >= _ROUGH_QUERIES and Q.shape[1] >= _ROUGH_DIMS
+        if model is None and large and not odd(self._wide_norms) and bfloats_pay():
             self._rough = [BfloatQueries(self._scaled[part]) for part in parts]
-        self._trust = _TRUST
+        self._trust, self._seen = _TRUST, 0
 
     @staticmethod
     def _parts(count: int) -> list[slice]:
@@ -140,6 +141,7 @@ class Candidates:
             rough = self._rough if whole and not block.odd else []
             for number, part in parts:
                 found.append(self._vectors(block, chosen[part], rank, owners, rough[number] if rough else None))
+            self._seen += len(rows)
         else:
             for number, part in parts:
                 which = chosen[part]
@@ -189,7 +191,8 @@ class Candidates:
             if rough is not None and self._trust > 0:
                 pairs = self._reaching(rough.dot(block.halves()), which, block, owners, rough.losses)
                 count = len(block.X)
-                if len(pairs[1]) <= len(which) * min(count, MANY * self.k + _ROUGH_SHARE * count):
+                some = 2 * self.k * count / (self._seen + count)  # twice as many as have to be expected
+                if len(pairs[1]) <= len(which) * min(count, some + _ROUGH_SHARE * count):
                     self._trust = min(self._trust + 1, _TRUST)
                     return pairs
                 self._trust -= 1  # rows are too near to each other
