@@ -65,7 +65,7 @@ def test_near_ties_go_to_the_same_cell_in_every_batch_and_thread():
 
 @pytest.mark.parametrize("scales", [[1e-3, 1.0, 1e3], [1e-25, 1.0, 1e25]], ids=["usual", "extreme"])
 def test_cells_do_not_depend_on_what_the_processor_multiplies_fast(monkeypatch, scales):
-    X = clustered(6_000, 24)
+    X = clustered(6_000, 96)
     step = fitted("cells(300)", X).steps[0]
     C = step.state["centroids"]
     X = np.concatenate([X, C[:150] + C[1:151], C[:150] + C[9:159]])

@@ -23,8 +23,8 @@ Cell = npt.NDArray[np.int32]
 
 _ROWS = 1_024
 _PAIRS = 4_096
-_MANY = 32
-"""From how many cells on products are those of bfloat16 first."""
+_MANY, _WIDE = 256, 96
+"""From how many cells and dimensions on products are those of bfloat16 first; for fewer they take longer."""
 _SHORT, _LONG = 1e-12, 1e15
 _HELD_OUT = 16
 _FEW = 4
@@ -152,7 +152,7 @@ class Cells(Operator):
         """Return products ``(n, used)`` of rows with centroids, and by how much two may be off beside ``_doubt``."""
         narrow = self.state["centroids"][: self.used]
         usual = (lengths == 0) | ((lengths > _SHORT) & (lengths < _LONG))
-        if self.used < _MANY or not usual.all() or not bfloats_pay():
+        if self.used < _MANY or X.shape[1] < _WIDE or not usual.all() or not bfloats_pay():
             return inner_products(X, narrow), 0.0
         if self._rough is None:
             self._rough = BfloatQueries(narrow)
