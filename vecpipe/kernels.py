@@ -165,6 +165,11 @@ def beyond_float32(squares: Float64) -> npt.NDArray[np.int64]:
     return np.flatnonzero(~((squares > LEAST_SQUARE) & (squares < MOST_SQUARE)))
 
 
+def odd_lengths(lengths: Float64) -> bool:
+    """Return whether some lengths are so small or large that float32 may lose products of such rows."""
+    return bool((lengths[beyond_float32(lengths * lengths)] > 0).any())
+
+
 def unit_rows(X: Float32) -> tuple[Float32, Float64]:
     """Return the rows divided by their lengths, whatever these are, and the lengths ``(n,)``; zero rows stay zero."""
     wide = X.astype(np.float64)

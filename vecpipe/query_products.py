@@ -16,7 +16,7 @@ from vecpipe.arrays import Bytes, Float32, Float64
 _BFLOAT_LOSS = 2.0**-8
 """What an entry loses at most of itself as a bfloat16."""
 
-_MANY = 96
+_MANY, _WIDE = 96, 96
 
 
 def _fast_count(count: int) -> int:
@@ -134,11 +134,11 @@ def bfloats(X: Float32) -> npt.NDArray[np.uint16]:
     return bits.astype(np.uint16)
 
 
-@lru_cache(maxsize=1)
-def bfloats_pay() -> bool:
-    """Return whether products of bfloat16 are faster than those of BLAS on this processor."""
+@lru_cache
+def bfloats_pay(dim: int) -> bool:
+    """Return whether products of many rows of bfloat16 are faster than those of BLAS on this processor."""
     able = numkong.get_capabilities()
-    return bool(able.get("skylake") or able.get("neonbfdot"))
+    return dim >= _WIDE and bool(able.get("skylake") or able.get("neonbfdot"))
 
 
 class BitRows:

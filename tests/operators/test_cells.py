@@ -72,7 +72,7 @@ def test_cells_do_not_depend_on_what_the_processor_multiplies_fast(monkeypatch, 
     X *= np.random.default_rng(4).choice(scales, (len(X), 1)).astype(np.float32)
     found = []
     for halves in (True, False):
-        monkeypatch.setattr(cells, "bfloats_pay", lambda halves=halves: halves)
+        monkeypatch.setattr(cells, "bfloats_pay", lambda dim, halves=halves: halves)
         found.append(step.assign(X))
     np.testing.assert_array_equal(found[0][0], found[1][0])
     cosines = unit(X) @ C.astype(np.float64).T

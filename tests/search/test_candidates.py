@@ -55,7 +55,7 @@ def _copies(rng: np.random.Generator) -> Float32:
 @pytest.mark.parametrize("rows", [_spread, _crowded, _copies])
 @pytest.mark.parametrize("halves", [True, False], ids=["bfloat16", "float32"])
 def test_as_brute_force(monkeypatch, metric, rows, halves):
-    monkeypatch.setattr(candidates, "bfloats_pay", lambda: halves)
+    monkeypatch.setattr(candidates, "bfloats_pay", lambda dim: halves)
     rng = np.random.default_rng(7)
     X = rows(rng)
     Q = (X[rng.integers(0, len(X), 70)] + 0.01 * rng.standard_normal((70, _DIM))).astype(np.float32)
@@ -63,7 +63,7 @@ def test_as_brute_force(monkeypatch, metric, rows, halves):
 
 
 def test_bfloats_are_given_up_where_they_tell_nothing_apart(monkeypatch):
-    monkeypatch.setattr(candidates, "bfloats_pay", lambda: True)
+    monkeypatch.setattr(candidates, "bfloats_pay", lambda dim: True)
     rng = np.random.default_rng(8)
     X = (rng.standard_normal(_DIM) + 1e-4 * rng.standard_normal((4_096, _DIM))).astype(np.float32)
     asked = []

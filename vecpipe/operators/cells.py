@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from vecpipe.arrays import Float32, Float64, Mask
 from vecpipe.errors import ModelFormatError, SpecError
-from vecpipe.kernels import inner_products, row_products
+from vecpipe.kernels import inner_products, odd_lengths, row_products
 from vecpipe.moments import Affine
 from vecpipe.operators.base import MAX_MATRIX, Layout, Operator, State, register
 from vecpipe.operators.fit_data import FitData
@@ -23,9 +23,8 @@ Cell = npt.NDArray[np.int32]
 
 _ROWS = 1_024
 _PAIRS = 4_096
-_MANY, _WIDE = 256, 96
-"""From how many cells and dimensions on products are those of bfloat16 first; for fewer they take longer."""
-_SHORT, _LONG = 1e-12, 1e15
+_MANY = 256
+"""From how many cells on products are those of bfloat16 first; for fewer they take longer."""
 _HELD_OUT = 16
 _FEW = 4
 _SURE = 2_000
@@ -102,7 +101,6 @@ class Cells(Operator):
         self.used = int(used.sum())
         if not used[: self.used].all():
             raise ModelFormatError("cells: an empty cell comes before one that is not")
-        self._wide: Float64 = centroids[: self.used]
         self._rough: BfloatQueries | None = None
 
     def affine(self) -> Affine:
@@ -151,8 +149,7 @@ class Cells(Operator):
     def _closeness_to_all(self, X: Float32, lengths: Float64) -> tuple[Float32, Float64 | float]:
         """Return products ``(n, used)`` of rows with centroids, and by how much two may be off beside ``_doubt``."""
         narrow = self.state["centroids"][: self.used]
-        usual = (lengths == 0) | ((lengths > _SHORT) & (lengths < _LONG))
-        if self.used < _MANY or X.shape[1] < _WIDE or not usual.all() or not bfloats_pay():
+        if self.used < _MANY or not bfloats_pay(X.shape[1]) or odd_lengths(lengths):
             return inner_products(X, narrow), 0.0
         if self._rough is None:
             self._rough = BfloatQueries(narrow)
@@ -179,7 +176,7 @@ class Cells(Operator):
     def closeness(self, X: Float32, cells: Cell) -> Float64:
         """Return the cosine of each row with the centroid of a cell, ``(n,) float64``; NaN for a zero row."""
         lengths = np.sqrt(np.einsum("ij,ij->i", X, X, dtype=np.float64))
-        products = np.einsum("ij,ij->i", X.astype(np.float64), self._wide[cells])
+        products = row_products(X, self.state["centroids"][cells])
         return np.asarray(products / np.where(lengths > 0, lengths, np.nan))
 
     def probe(self, Q: Float32, count: int) -> tuple[Cell, Mask]:
@@ -194,7 +191,7 @@ class Cells(Operator):
             closeness = narrow @ q
             least = np.partition(closeness, self.used - count)[self.used - count]
             contenders = np.flatnonzero(closeness >= least - _doubt(np.linalg.norm(q), len(q)))
-            products = (self._wide[contenders] * q.astype(np.float64)).sum(axis=1)
+            products = row_products(q[None], narrow[contenders])
             probed[row] = contenders[np.argsort(-products, kind="stable")[:count]]
         return probed, np.asarray(Q.any(axis=1)) & (self.used > 0)
 

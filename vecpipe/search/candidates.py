@@ -21,7 +21,7 @@ from vecpipe.model import Model
 from vecpipe.query_products import BfloatQueries, bfloats_pay
 from vecpipe.sample import row_hashes
 from vecpipe.scoring import Metric, row_scores
-from vecpipe.search.reaching import MANY, Block, Places, Scores, bounded, odd, reaching
+from vecpipe.search.reaching import MANY, Block, Places, Scores, bounded, reaching
 
 Ranks = Callable[[], Places]
 
@@ -29,8 +29,8 @@ _QUERY_ROWS = 508
 _PAIR_CELLS = 196_608
 """Numbers of one side of the pairs scored at once: copies that stay in cache; larger ones cost page faults."""
 _USUAL_K = 1_000
-_ROUGH_QUERIES, _ROUGH_DIMS = 32, 96
-"""From how many queries and dimensions on rows are rounded to bfloat16 first; for fewer that takes longer."""
+_ROUGH_QUERIES = 32
+"""From how many queries on rows are rounded to bfloat16 first; for fewer that takes longer."""
 _TRUST = 3
 """How often more often than not bfloat16 may leave too many rows before it is given up."""
 _ROUGH_SHARE = 0.01
@@ -98,8 +98,8 @@ class Candidates:
         parts = self._parts(len(Q))
         self._prepared = [] if model is None else [model.prepare(Q[part], metric) for part in parts]
         self._rough: list[BfloatQueries] = []
-        large = len(Q) >= _ROUGH_QUERIES and Q.shape[1] >= _ROUGH_DIMS
-        if model is None and large and not odd(self._wide_norms) and bfloats_pay():
+        many = len(Q) >= _ROUGH_QUERIES and bfloats_pay(Q.shape[1])
+        if model is None and many and not kernels.odd_lengths(self._wide_norms):
             self._rough = [BfloatQueries(self._scaled[part]) for part in parts]
         self._trust, self._seen = _TRUST, 0
 
@@ -197,7 +197,7 @@ class Candidates:
                     return pairs
                 self._trust -= 1  # rows are too near to each other
             products: Scores
-            if block.odd or odd(lengths):
+            if block.odd or kernels.odd_lengths(lengths):
                 products = (self.Q[which] / (lengths[:, None] if units else 1.0)) @ block.X.astype(np.float64).T
             else:
                 Q = self._scaled if len(which) == len(self.Q) else self._scaled[which]

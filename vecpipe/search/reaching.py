@@ -46,7 +46,7 @@ class Block:
         if bad.size:
             raise row_not_finite(X, int(bad[0]))
         norms = np.sqrt(squares)
-        return Block(X, norms, odd(norms))
+        return Block(X, norms, kernels.odd_lengths(norms))
 
     def take(self, at: Places) -> Block:
         """Return the block of some of the vectors."""
@@ -57,11 +57,6 @@ class Block:
         if self._halves is None:
             self._halves = bfloats(self.X)
         return self._halves
-
-
-def odd(norms: Float64) -> bool:
-    """Return whether some lengths are so small or large that float32 may lose their products."""
-    return bool((norms[kernels.beyond_float32(norms * norms)] > 0).any())
 
 
 def bounded(
@@ -124,7 +119,7 @@ def reaching(scores: Scores, bar: Scores, slack: Scores, k: int, most: float | N
         hit = scores >= low[:, None]
         queries, rows = _places(hit)
         many = np.flatnonzero(np.bincount(queries, minlength=len(bar)) > MANY * k)
-        if not len(many) or n <= k:
+        if n <= k or not len(many):
             return queries, rows
     surely = scores[many] - (slack[many, None] if by_query else 2 * slack[many])
     np.copyto(surely, -np.inf, where=np.isnan(surely))

@@ -13,13 +13,12 @@ from vecpipe.columns.vectors import to_rows
 from vecpipe.engines.duckdb.index_checks import again, check_end, check_live, check_rows, named_rows
 from vecpipe.engines.duckdb.indexes import Indexes, index_name
 from vecpipe.engines.duckdb.model_functions import exact
-from vecpipe.engines.duckdb.native.aggregate import check_vectors
 from vecpipe.engines.duckdb.native.memory import ANY, BIGINT, VARCHAR
 from vecpipe.engines.duckdb.native.reading import Reader
 from vecpipe.engines.duckdb.native.scalars import FloatFunction
 from vecpipe.engines.duckdb.planning import Database
 from vecpipe.engines.duckdb.scalar import Scalar, constant
-from vecpipe.engines.duckdb.scores import scores_of
+from vecpipe.engines.duckdb.scores import read_vectors, scores_of
 from vecpipe.engines.duckdb.text_functions import TextFunction, Texts, whole
 from vecpipe.errors import EngineError, InputError, SpecError
 from vecpipe.scoring import metric_named
@@ -89,7 +88,8 @@ def _rows_of(
             continue
         one, wanted, most, times, measure, cells, planned, transaction, path, home, table = given
         least, more, probed = whole(most, "k"), whole(times, "oversample"), whole(cells, "nprobe")
-        found = indexes.get(index_name(one), home or "")
+        index, began = index_name(one), int(transaction or 0)
+        found = indexes.get(index, home or "")
         dim = found.index.model.dim
         if q.dim != dim:
             raise InputError(f"vec_search: q has {q.dim} dimensions, the index holds {dim}")
@@ -99,9 +99,9 @@ def _rows_of(
         if (one, wanted, transaction) not in checked:  # one statement: the same tail for all queries
             checked.add((one, wanted, transaction))
             if wanted is not None:
-                indexes.check_model(index_name(one), found, wanted, int(transaction or 0), path or "")
-            check_end(found, new, int(transaction or 0))
-            indexes.check_table(index_name(one), home or "", found, table or "", int(transaction or 0), path or "")
+                indexes.check_model(index, found, wanted, began, path or "")
+            check_end(found, new, began)
+            indexes.check_table(index, home or "", found, table or "", began, path or "")
         if found.index.starts is not None and not q.values[at].any():  # no cell is near to no direction
             out.append(_NOTHING)
             continue
@@ -118,10 +118,9 @@ def _scores(database: Database, reader: Reader, columns: Sequence[int], count: i
     """Return the exact scores of rows that an index named, once they are known to hold what it says."""
     name, home, mark, needed, live, v, query = columns
     found = database.indexes.get(_constant(reader, name, count), _constant(reader, home, count))
-    part = reader.vectors(v, count, found.column)
-    vectors = check_vectors(part, f"{found.column}: row {{}}".format, elements=False)
+    part = read_vectors(found.column, reader, v, count)
     marks, named = reader.fixed(mark, count, "<i8")
-    check_rows(found, marks, named, vectors.astype(np.float32, copy=False), part.rows)
+    check_rows(found, marks, named, part.values.astype(np.float32, copy=False), part.rows)
     check_live(found, *(reader.fixed(column, count, "<i8")[0] for column in (needed, live)))
     return scores_of(found.column, True, part, reader, query, count)
 

@@ -26,7 +26,6 @@ from vecpipe.scoring import metric_named
 from vecpipe.search.candidates import Candidates, Pairs, Ranks
 
 _EMB = "vec_knn_join: emb"
-_QUERIES = f"{_EMB} of queries"
 _OFFERED = "STRUCT(query INTEGER, score FLOAT)[]"
 
 
@@ -97,11 +96,7 @@ def _gather(vectors: Any, keys: Any, places: Any, ids: Any, *settings: Any) -> A
             made.append(None)
             continue
         order = np.argsort(at.values.to_numpy())
-        try:
-            rows = to_rows(lists.values, column=_QUERIES)
-        except InputError:  # DuckDB has gathered them in another order than the table's: name the row of the table
-            to_rows(lists.values.take(order), column=_QUERIES)
-            raise
+        rows = to_rows(lists.values.take(order), column="vec_knn_join: emb of queries")
         if rows.nulls == len(rows):
             made.append(None)
             continue
@@ -116,7 +111,7 @@ def _gather(vectors: Any, keys: Any, places: Any, ids: Any, *settings: Any) -> A
             encoded = own.values.take(order).dictionary_encode("encode")
             known, owners = encoded.dictionary, encoded.indices.to_numpy().astype(np.int64)
         with one_blas_thread():
-            candidates = Candidates(rows.values[order], wanted, metric_named(name), found, owners)
+            candidates = Candidates(rows.values, wanted, metric_named(name), found, owners)
         alone = texts.values.take(order) if within else None
         made.append(handles.keep_join(Join(candidates, alone, known), secrets.token_bytes(16), candidates.nbytes))
     return pa.array(made, pa.string())

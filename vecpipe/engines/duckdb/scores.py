@@ -71,7 +71,14 @@ def _no_codes(reader: Reader, columns: Sequence[int], count: int) -> Float32:
 
 
 def _of_vectors(label: str, raw: bool, reader: Reader, columns: Sequence[int], count: int) -> Float32:
-    return scores_of(label, raw, reader.vectors(columns[0], count), reader, columns[1], count)
+    return scores_of(label, raw, read_vectors(label, reader, columns[0], count), reader, columns[1], count)
+
+
+def read_vectors(label: str, reader: Reader, vector: int, count: int) -> Vectors:
+    """Return the vectors of a chunk, all of one width and without NULL elements, but not looked into."""
+    part = reader.vectors(vector, count, label)
+    check_vectors(part, partial(_row, None, label), elements=False)
+    return part
 
 
 def scores_of(label: str, raw: bool, part: Vectors, reader: Reader, handles: int, count: int) -> Float32:
@@ -83,8 +90,10 @@ def scores_of(label: str, raw: bool, part: Vectors, reader: Reader, handles: int
         What errors call the vectors.
     raw
         Whether vectors are scored themselves even where a query was carried through a model.
+    part
+        From ``read_vectors``.
     """
-    values = check_vectors(part, partial(_row, None, label), elements=False)
+    values = part.values
     out = np.full(count, np.nan, np.float32)
     if not len(values):
         return out

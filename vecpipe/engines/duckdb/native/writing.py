@@ -20,13 +20,15 @@ class Writer:
 
     def write(self, kind: str, vector: int, offset: int, values: Sequence[Any]) -> None:
         """Write values (None is NULL) at ``offset``; ``kind`` is the return type's name here."""
-        if any(value is None for value in values):
+        self._set_null(vector, [offset + i for i, value in enumerate(values) if value is None])
+        getattr(self, f"_{kind}")(vector, offset, values)
+
+    def _set_null(self, vector: int, rows: Sequence[int]) -> None:
+        if rows:
             self.api.vector_ensure_validity_writable(vector)
             mask = self.api.vector_get_validity(vector)
-            for i, value in enumerate(values):
-                if value is None:
-                    self.api.validity_set_row_invalid(mask, offset + i)
-        getattr(self, f"_{kind}")(vector, offset, values)
+            for row in rows:
+                self.api.validity_set_row_invalid(mask, row)
 
     def _bytes(self, vector: int, offset: int, values: Sequence[bytes | None]) -> None:
         assign = self.api.vector_assign_string_element_len
@@ -86,12 +88,7 @@ class Writer:
         for place, numbers in enumerate(np.concatenate(table, axis=1)):
             child = api.struct_vector_get_child(structs, place)
             array_at(api.vector_get_data(child), end, "<i8")[start:] = numbers
-            missing = np.flatnonzero(numbers < 0)
-            if missing.size:
-                api.vector_ensure_validity_writable(child)
-                mask = api.vector_get_validity(child)
-                for row in (start + missing).tolist():
-                    api.validity_set_row_invalid(mask, row)
+            self._set_null(child, (start + np.flatnonzero(numbers < 0)).tolist())
 
     def _integers(self, vector: int, offset: int, values: Sequence[NDArray[Any] | None]) -> None:
         self._floats(vector, offset, values, "<i4")
